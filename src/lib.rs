@@ -1,0 +1,23 @@
+//! denoscope looks inside text-to-image diffusion models with sparse autoencoders.
+#![deny(missing_docs)]
+#![deny(unsafe_code)]
+
+pub mod activations;
+pub mod concepts;
+pub mod diffusion;
+pub mod embedded;
+pub mod error;
+pub mod figure;
+pub mod intervene;
+pub mod kernels;
+pub mod lab;
+pub mod measure;
+pub mod prelude;
+pub mod progress;
+pub mod random;
+pub mod sae;
+pub mod scene;
+
+pub use error::{Error, Result};
+/// The tensor library, so that a notebook can name its types and keep them in variables.
+pub use {candle_core, candle_nn};

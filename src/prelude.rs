@@ -1,0 +1,21 @@
+//! What a notebook imports with one line: `use denoscope::prelude::*;`.
+
+pub use crate::activations::{Activations, Capture, Store};
+pub use crate::concepts::truth;
+pub use crate::concepts::{Dictionary, Label, LabelledMask, Labelling, Maps, Summary, Vocabulary, top_concepts};
+pub use crate::diffusion::hook::{Half, Hook, Kind, Site, Visit};
+pub use crate::diffusion::pipeline::{Picture, Pipeline};
+pub use crate::embedded::annotator::SceneAnnotator;
+pub use crate::error::{Error, Result};
+pub use crate::figure::{
+    self, Bars, Colours, Heat, HeatGrid, Histogram, ImageGrid, Line, Matrix, Page, Scatter, Table,
+};
+pub use crate::intervene::{Ablate, Global, Quadrant, Region, Spatial, Stage, Strength};
+pub use crate::measure::annotate::{Annotation, Annotator};
+pub use crate::measure::generate::Settled;
+pub use crate::measure::{Interval, SpatialSuccess, StyleSuccess, StyleTrial, Trial};
+pub use crate::random::stream;
+pub use crate::sae::{Quality, Sae, TopK, Trained};
+pub use crate::scene::{
+    Background, Caption, Class, Colour, Facts, Mask, Object, Part, Place, Render, Scene, Size, Split, Style,
+};

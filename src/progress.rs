@@ -1,0 +1,63 @@
+//! Progress of long work: one line every few seconds on standard error, with the time left.
+//!
+//! Whole lines only: a notebook kernel reads its output by lines, and a carriage return would never be shown.
+
+use std::time::{Duration, Instant};
+
+/// Time between two lines.
+const INTERVAL: Duration = Duration::from_secs(3);
+
+/// A counter of work done out of a known total.
+#[derive(Debug)]
+pub struct Progress {
+    what: String,
+    total: usize,
+    start: Instant,
+    first: Option<usize>,
+    last: Instant,
+}
+
+impl Progress {
+    /// Starts counting `total` units of `what`.
+    #[must_use]
+    pub fn new(what: impl Into<String>, total: usize) -> Self {
+        let now = Instant::now();
+        Self { what: what.into(), total, start: now, first: None, last: now }
+    }
+
+    /// `done` units are finished; prints a line if the last one is old enough. `note` adds numbers worth seeing.
+    pub fn at(&mut self, done: usize, note: impl std::fmt::Display) {
+        // Work resumed from a checkpoint starts above zero: speed counts from the first call on.
+        let first = *self.first.get_or_insert(done.saturating_sub(1));
+        if self.last.elapsed() < INTERVAL && done < self.total {
+            return;
+        }
+        if done >= self.total && self.start.elapsed() < INTERVAL {
+            return; // short work is silent
+        }
+        self.last = Instant::now();
+        let elapsed = self.start.elapsed().as_secs_f64();
+        let rate = (done - first.min(done)) as f64 / elapsed.max(1e-9);
+        let left = (self.total.saturating_sub(done)) as f64 / rate.max(1e-9);
+        eprintln!("{}: {done}/{} · {} elapsed, {} left {note}", self.what, self.total, clock(elapsed), clock(left));
+    }
+}
+
+/// Seconds as `m:ss` or `h:mm:ss`.
+fn clock(seconds: f64) -> String {
+    let s = seconds.round() as u64;
+    if s >= 3600 {
+        format!("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60)
+    } else {
+        format!("{}:{:02}", s / 60, s % 60)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn clock_reads_like_a_clock() {
+        assert_eq!(super::clock(59.6), "1:00");
+        assert_eq!(super::clock(3725.0), "1:02:05");
+    }
+}
