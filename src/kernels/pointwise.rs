@@ -1,0 +1,207 @@
+//! Pointwise functions and their derivatives, written so that they vectorise.
+
+use super::wide::wide;
+
+/// eˣ to within 2 units in the last place for −87 ≤ x ≤ 88, clamped outside. (Cody–Waite reduction by ln 2, then a
+/// polynomial of degree 6, as in Cephes' `expf`.)
+#[inline(always)]
+#[must_use]
+pub fn exp(x: f32) -> f32 {
+    // Adding 1.5·2²³ rounds to an integer in the low bits of the significand.
+    const MAGIC: f32 = 12_582_912.0;
+    let x = x.clamp(-87.0, 88.0);
+    let shifted = x * std::f32::consts::LOG2_E + MAGIC;
+    let n = shifted - MAGIC;
+    let r = x - n * 0.693_359_4 + n * 2.121_944_4e-4;
+    let p = 1.987_569_1e-4;
+    let p = p * r + 1.398_199_9e-3;
+    let p = p * r + 8.333_452e-3;
+    let p = p * r + 4.166_579_6e-2;
+    let p = p * r + 1.666_666_5e-1;
+    let p = p * r + 5.0e-1;
+    let y = p * r * r + r + 1.0;
+    let exponent = shifted.to_bits().wrapping_sub(MAGIC.to_bits()).wrapping_add(127) << 23;
+    y * f32::from_bits(exponent)
+}
+
+/// The error function to 1.5e-7 (Abramowitz and Stegun 7.1.26), given e^(−x²).
+#[inline(always)]
+fn erf_with(x: f32, exp_minus_square: f32) -> f32 {
+    let t = 1.0 / (1.0 + 0.327_591_1 * x.abs());
+    let p = ((((1.061_405_4 * t - 1.453_152_1) * t + 1.421_413_8) * t - 0.284_496_72) * t + 0.254_829_6) * t;
+    (1.0 - p * exp_minus_square).copysign(x)
+}
+
+/// Standard normal distribution function Φ(x) and density φ(x).
+#[inline(always)]
+fn normal(x: f32) -> (f32, f32) {
+    let e = exp(-0.5 * x * x);
+    let cdf = 0.5 * (1.0 + erf_with(x * std::f32::consts::FRAC_1_SQRT_2, e));
+    (cdf, e * 0.398_942_3)
+}
+
+/// σ(x) = 1/(1 + e^(−x)).
+#[inline(always)]
+#[must_use]
+pub fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+/// d/dx of x·σ(x).
+#[inline(always)]
+#[must_use]
+pub fn silu_slope(x: f32) -> f32 {
+    let s = sigmoid(x);
+    s * (1.0 + x * (1.0 - s))
+}
+
+wide! {
+    /// y = x·σ(s·x): SiLU for s = 1, CLIP's quick GELU for s = 1.702.
+    pub fn swish(x: &[f32], s: f32, y: &mut [f32]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = x * sigmoid(s * x);
+        }
+    }
+
+    /// dx = dy · d/dx of x·σ(s·x).
+    pub fn swish_back(x: &[f32], dy: &[f32], s: f32, dx: &mut [f32]) {
+        for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
+            let g = sigmoid(s * x);
+            *dx = dy * g * (1.0 + s * x * (1.0 - g));
+        }
+    }
+
+    /// Rows `[hidden(n), gate(n)]` → hidden · gate · Φ(gate).
+    pub fn geglu(x: &[f32], n: usize, y: &mut [f32]) {
+        for (y, x) in y.chunks_exact_mut(n).zip(x.chunks_exact(2 * n)) {
+            let (hidden, gate) = x.split_at(n);
+            for ((y, &h), &g) in y.iter_mut().zip(hidden).zip(gate) {
+                *y = h * g * normal(g).0;
+            }
+        }
+    }
+
+    /// The gradient of [`geglu`] with respect to its rows.
+    pub fn geglu_back(x: &[f32], dy: &[f32], n: usize, dx: &mut [f32]) {
+        for ((dx, x), dy) in dx.chunks_exact_mut(2 * n).zip(x.chunks_exact(2 * n)).zip(dy.chunks_exact(n)) {
+            let (hidden, gate) = x.split_at(n);
+            let (dh, dg) = dx.split_at_mut(n);
+            for i in 0..n {
+                let (cdf, density) = normal(gate[i]);
+                dh[i] = dy[i] * gate[i] * cdf;
+                dg[i] = dy[i] * hidden[i] * (cdf + gate[i] * density);
+            }
+        }
+    }
+
+    /// Softmax of every row of `width` numbers times `scale`, in place; entries after `visible(row)` become zero.
+    pub fn softmax_rows(x: &mut [f32], width: usize, scale: f32, first_visible: usize, causal: bool) {
+        for (r, row) in x.chunks_exact_mut(width).enumerate() {
+            let visible = if causal { (first_visible + r + 1).min(width) } else { width };
+            let (seen, hidden) = row.split_at_mut(visible);
+            hidden.fill(0.0);
+            let mut lanes = [f32::NEG_INFINITY; 16];
+            let chunks = seen.chunks_exact(16);
+            for &v in chunks.remainder() {
+                lanes[0] = lanes[0].max(v);
+            }
+            for chunk in chunks {
+                for (l, &v) in lanes.iter_mut().zip(chunk) {
+                    *l = if v > *l { v } else { *l };
+                }
+            }
+            let max = lanes.iter().fold(f32::NEG_INFINITY, |m, &v| m.max(v));
+            for v in seen.iter_mut() {
+                *v = exp((*v - max) * scale);
+            }
+            let inverse = 1.0 / sum(seen);
+            for v in seen.iter_mut() {
+                *v *= inverse;
+            }
+        }
+    }
+
+    /// dS = P ∘ (dP − rowsum(P ∘ dP)) · scale, in place on dP.
+    pub fn softmax_back_rows(p: &[f32], dp: &mut [f32], width: usize, scale: f32) {
+        for (p, dp) in p.chunks_exact(width).zip(dp.chunks_exact_mut(width)) {
+            let inner = dot(p, dp);
+            for (dp, &p) in dp.iter_mut().zip(p) {
+                *dp = p * (*dp - inner) * scale;
+            }
+        }
+    }
+
+    /// y += x.
+    pub fn add(y: &mut [f32], x: &[f32]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y += x;
+        }
+    }
+
+    /// y = a + b.
+    pub fn sum_of(y: &mut [f32], a: &[f32], b: &[f32]) {
+        for ((y, &a), &b) in y.iter_mut().zip(a).zip(b) {
+            *y = a + b;
+        }
+    }
+}
+
+/// Sum in sixteen lanes, then the lanes in order.
+#[inline(always)]
+#[must_use]
+pub fn sum(x: &[f32]) -> f32 {
+    let mut lanes = [0f32; 16];
+    let chunks = x.chunks_exact(16);
+    let mut rest = 0.0;
+    for &v in chunks.remainder() {
+        rest += v;
+    }
+    for chunk in chunks {
+        for (l, &v) in lanes.iter_mut().zip(chunk) {
+            *l += v;
+        }
+    }
+    lanes.iter().sum::<f32>() + rest
+}
+
+/// Inner product in sixteen lanes, then the lanes in order.
+#[inline(always)]
+#[must_use]
+pub fn dot(x: &[f32], y: &[f32]) -> f32 {
+    let mut lanes = [0f32; 16];
+    let (cx, cy) = (x.chunks_exact(16), y.chunks_exact(16));
+    let mut rest = 0.0;
+    for (&a, &b) in cx.remainder().iter().zip(cy.remainder()) {
+        rest += a * b;
+    }
+    for (a, b) in cx.zip(cy) {
+        for ((l, &a), &b) in lanes.iter_mut().zip(a).zip(b) {
+            *l += a * b;
+        }
+    }
+    lanes.iter().sum::<f32>() + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exponential_is_accurate_over_its_range() {
+        for i in -8600..8700 {
+            let x = i as f32 / 100.0;
+            let exact = f64::from(x).exp();
+            let error = (f64::from(exp(x)) / exact - 1.0).abs();
+            assert!(error < 3e-7, "exp({x}): relative error {error}");
+        }
+        assert_eq!(exp(0.0), 1.0);
+        assert!(exp(-1e9) < 1e-37);
+    }
+
+    #[test]
+    fn normal_distribution_function_at_known_points() {
+        for (x, cdf) in [(0.0, 0.5), (1.0, 0.841_344_75), (-2.0, 0.022_750_13), (3.5, 0.999_767_4)] {
+            assert!((normal(x).0 - cdf).abs() < 3e-7, "{x}: {}", normal(x).0);
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Rows of few terms: what sparse autoencoders spend their time on beside one dense product.
+//!
+//! Four rows are taken at a time, so that what is summed is loaded and stored once for the four. The order of every
+//! sum is fixed by the arguments.
+
+use super::wide::wide;
+
+/// Numbers summed side by side in a dot product.
+const LANES: usize = 32;
+
+/// Scores compared with the threshold at a time.
+const CHUNK: usize = 64;
+
+#[inline(always)]
+fn row(matrix: &[f32], i: u32, d: usize) -> &[f32] {
+    &matrix[i as usize * d..(i as usize + 1) * d]
+}
+
+#[inline(always)]
+fn dot_here(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let rest: f32 = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(x, y)| x * y).sum();
+    for (x, y) in a_chunks.zip(b_chunks) {
+        for i in 0..LANES {
+            lanes[i] += x[i] * y[i];
+        }
+    }
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+        width /= 2;
+    }
+    lanes[0] + rest
+}
+
+#[inline(always)]
+fn add_here(y: &mut [f32], s: f32, x: &[f32]) {
+    for (y, x) in y.iter_mut().zip(x) {
+        *y += s * x;
+    }
+}
+
+/// y += Σ scales_i · matrix[rows_i].
+#[inline(always)]
+fn add_rows_here(y: &mut [f32], scales: &[f32], rows: &[u32], matrix: &[f32]) {
+    let d = y.len();
+    let (four_scales, four_rows) = (scales.chunks_exact(4), rows.chunks_exact(4));
+    for (s, i) in four_scales.remainder().iter().zip(four_rows.remainder()) {
+        add_here(y, *s, row(matrix, *i, d));
+    }
+    for (s, i) in four_scales.zip(four_rows) {
+        let (a, b, c, e) = (row(matrix, i[0], d), row(matrix, i[1], d), row(matrix, i[2], d), row(matrix, i[3], d));
+        for ((((y, a), b), c), e) in y.iter_mut().zip(a).zip(b).zip(c).zip(e) {
+            *y += (s[0] * a + s[1] * b) + (s[2] * c + s[3] * e);
+        }
+    }
+}
+
+wide! {
+    /// ⟨a, b⟩.
+    pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+        dot_here(a, b)
+    }
+
+    /// y += s·x.
+    pub(crate) fn add_scaled(y: &mut [f32], s: f32, x: &[f32]) {
+        add_here(y, s, x);
+    }
+
+    /// y ·= s.
+    pub(crate) fn scale(y: &mut [f32], s: f32) {
+        for y in y {
+            *y *= s;
+        }
+    }
+
+    /// y += Σ_i scales_i · matrix[rows_i], with rows of y's length.
+    pub(crate) fn add_rows(y: &mut [f32], scales: &[f32], rows: &[u32], matrix: &[f32]) {
+        add_rows_here(y, scales, rows, matrix);
+    }
+
+    /// r = Σ_i scales_i · matrix[rows_i] − sign·target, slopes_i = ⟨matrix[rows_i], r⟩; returns ‖r‖².
+    pub(crate) fn residual(r: &mut [f32], target: &[f32], sign: f32, scales: &[f32], rows: &[u32], matrix: &[f32], slopes: &mut [f32]) -> f32 {
+        for (r, t) in r.iter_mut().zip(target) {
+            *r = -sign * t;
+        }
+        add_rows_here(r, scales, rows, matrix);
+        for (slope, i) in slopes.iter_mut().zip(rows) {
+            *slope = dot_here(r, row(matrix, *i, r.len()));
+        }
+        dot_here(r, r)
+    }
+
+    /// Adam: w −= rate·m/(√(v·correction) + ε) after m = β₁m + (1 − β₁)g, v = β₂v + (1 − β₂)g².
+    pub(crate) fn adam(w: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], betas: (f32, f32), rate: f32, correction: f32, epsilon: f32) {
+        let (b1, b2) = betas;
+        for (((w, m), v), g) in w.iter_mut().zip(m).zip(v).zip(g) {
+            *m = b1 * *m + (1.0 - b1) * g;
+            *v = b2 * *v + (1.0 - b2) * g * g;
+            *w -= rate * *m / ((*v * correction).sqrt() + epsilon);
+        }
+    }
+
+    /// The first chunk of scores at or after `from` (in chunks of [`CHUNK`]) with a `scores + bias` above `threshold`;
+    /// the number of chunks if there is none.
+    fn next_above(scores: &[f32], bias: &[f32], threshold: f32, from: usize) -> usize {
+        let chunks = scores.chunks_exact(CHUNK).zip(bias.chunks_exact(CHUNK));
+        for (number, (s, b)) in chunks.enumerate().skip(from) {
+            let mut above = 0u32;
+            for i in 0..CHUNK {
+                above |= u32::from(s[i] + b[i] > threshold);
+            }
+            if above != 0 {
+                return number;
+            }
+        }
+        scores.len() / CHUNK
+    }
+}
+
+/// Calls `offer(i, score)` for every `scores[i] + bias[i]` above a threshold that `offer` may raise; it gets and
+/// returns the threshold.
+pub(crate) fn above(scores: &[f32], bias: &[f32], threshold: f32, mut offer: impl FnMut(usize, f32, f32) -> f32) {
+    let mut threshold = threshold;
+    let (mut number, whole) = (0, scores.len() / CHUNK);
+    let mut range = |range: std::ops::Range<usize>, threshold: &mut f32| {
+        for i in range {
+            let score = scores[i] + bias[i];
+            if score > *threshold {
+                *threshold = offer(i, score, *threshold);
+            }
+        }
+    };
+    loop {
+        number = next_above(scores, bias, threshold, number);
+        if number >= whole {
+            break;
+        }
+        range(number * CHUNK..(number + 1) * CHUNK, &mut threshold);
+        number += 1;
+    }
+    range(whole * CHUNK..scores.len(), &mut threshold);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_add_up_whatever_their_number_and_length() {
+        let matrix: Vec<f32> = (0..7 * 67).map(|v| (v % 13) as f32).collect();
+        for n in 0..7 {
+            let (rows, scales): (Vec<u32>, Vec<f32>) =
+                ((0..n as u32).map(|i| 6 - i).collect(), (0..n).map(|i| i as f32 + 1.0).collect());
+            let mut y = vec![1.0; 67];
+            add_rows(&mut y, &scales, &rows, &matrix);
+            let mut r = vec![0.0; 67];
+            let mut slopes = vec![0.0; n];
+            let squares = residual(&mut r, &[2.0; 67], 1.0, &scales, &rows, &matrix, &mut slopes);
+            for c in 0..67 {
+                let sum: f32 = (0..n).map(|i| scales[i] * matrix[(6 - i) * 67 + c]).sum();
+                assert_eq!((y[c], r[c]), (1.0 + sum, sum - 2.0));
+            }
+            assert_eq!(squares, r.iter().map(|v| v * v).sum::<f32>());
+            for i in 0..n {
+                assert_eq!(slopes[i], r.iter().zip(&matrix[(6 - i) * 67..]).map(|(a, b)| a * b).sum::<f32>());
+            }
+        }
+    }
+
+    #[test]
+    fn everything_above_a_rising_threshold_is_offered() {
+        let scores: Vec<f32> = (0..200).map(|i| ((i * 37) % 101) as f32).collect();
+        let mut seen = Vec::new();
+        above(&scores, &[0.5; 200], 50.0, |i, score, threshold| {
+            assert_eq!(score, scores[i] + 0.5);
+            seen.push(i);
+            threshold.max(score)
+        });
+        let mut best = 50.0;
+        let records: Vec<usize> = (0..200)
+            .filter(|&i| {
+                scores[i] + 0.5 > best && {
+                    best = scores[i] + 0.5;
+                    true
+                }
+            })
+            .collect();
+        assert_eq!(seen, records);
+    }
+}
