@@ -1,0 +1,13 @@
+//! Diffusion models one can see inside: networks, schedulers, pipeline, hooks.
+
+pub mod hook;
+pub mod layers;
+pub mod module;
+pub mod open;
+pub mod pipeline;
+pub mod scheduler;
+pub mod tap;
+pub mod text;
+pub mod unet;
+pub mod vae;
+pub mod weights;
