@@ -1,0 +1,232 @@
+//! Sparse autoencoders: activations as sums of few concept vectors.
+//!
+//! An SAE writes a token's activation x as a sparse sum of unit vectors, x̂ = Σ_j z_j f_j + b, with few z_j > 0. Each
+//! latent j has an encoder row, which says when it fires, and a decoder row f_j, its *concept vector*.
+//!
+//! | to | see |
+//! |---|---|
+//! | train one | [`TopK`] |
+//! | use one | [`Sae::encode`], [`Sae::concept_vector`] |
+//! | judge one | [`Sae::measure`], with [`Sae::random`] as the control |
+//! | keep one | [`Sae::save`], [`Sae::load`] (SAELens' folder layout) |
+
+mod adam;
+mod checkpoint;
+mod codes;
+mod forward;
+mod measure;
+mod options;
+mod report;
+mod resume;
+mod select;
+mod start;
+mod tensors;
+mod topk;
+mod train;
+mod training;
+
+pub use codes::Codes;
+pub use measure::Quality;
+pub use options::{Options, Start};
+pub use report::{Row, Trained};
+pub use topk::TopK;
+pub use training::Training;
+
+use crate::activations::{Activations, Description};
+use crate::error::{Error, Result};
+use crate::kernels::sparse::add_rows;
+use crate::random::stream;
+use serde::{Deserialize, Serialize};
+
+/// The architectures: how latents are made from pre-activations p = W_enc (x − b_dec) + b_enc.
+///
+/// This is the registry: what is not named here is refused by every reader, never guessed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "architecture", rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Architecture {
+    /// z = TopK(ReLU(p)): the k largest positive pre-activations of a token.
+    TopK {
+        /// Latents that may fire on a token.
+        k: usize,
+    },
+}
+
+impl Architecture {
+    /// The name in files, as SAELens spells it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Architecture::TopK { .. } => "topk",
+        }
+    }
+}
+
+/// A sparse autoencoder in its inference form: plain data, in the units of the activations it was trained on.
+///
+/// z = TopK(ReLU(W_enc (x − b_dec) + b_enc)), x̂ = W_decᵀ z + b_dec.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sae {
+    /// How latents are made.
+    pub architecture: Architecture,
+    /// Channels of an activation.
+    pub d: usize,
+    /// Number of latents.
+    pub latents: usize,
+    /// Encoder `[latents, d]`: a latent is a row.
+    pub w_enc: Vec<f32>,
+    /// Encoder bias `[latents]`.
+    pub b_enc: Vec<f32>,
+    /// Decoder `[latents, d]`: a latent is a row, of unit length after training.
+    pub w_dec: Vec<f32>,
+    /// Decoder bias `[d]`, also taken off the input.
+    pub b_dec: Vec<f32>,
+    /// Where the activations of its training were taken, if they came from a model.
+    pub about: Option<Description>,
+    /// Further facts that travel in the file: how it was trained.
+    pub facts: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Sae {
+    /// The control: a random dictionary of unit vectors with the encoder tied to it and no bias.
+    ///
+    /// # Errors
+    /// If `k` is 0 or exceeds the number of latents.
+    pub fn random(d: usize, latents: usize, k: usize, seed: u64) -> Result<Self> {
+        let architecture = Architecture::TopK { k };
+        let w_dec = start::unit_rows(d, latents, &mut stream(seed, "random dictionary", 0));
+        let (w_enc, b_enc, b_dec) = (w_dec.clone(), vec![0.0; latents], vec![0.0; d]);
+        let sae =
+            Self { architecture, d, latents, w_enc, b_enc, w_dec, b_dec, about: None, facts: serde_json::Map::new() };
+        sae.check()?;
+        Ok(sae)
+    }
+
+    /// The same SAE with its decoder bias at the mean of `activations`: what makes a random dictionary a fair control.
+    ///
+    /// # Errors
+    /// If the activations have another number of channels or cannot be read.
+    pub fn centred(mut self, activations: &Activations) -> Result<Self> {
+        self.fits(activations)?;
+        let sample = start::sample(activations, activations.tokens().min(start::SAMPLE), 0)?;
+        self.b_dec = start::mean(&sample, self.d);
+        Ok(self)
+    }
+
+    /// The concept vector of `latent`: its decoder row.
+    ///
+    /// # Panics
+    /// If there is no such latent.
+    #[must_use]
+    pub fn concept_vector(&self, latent: usize) -> &[f32] {
+        &self.w_dec[latent * self.d..(latent + 1) * self.d]
+    }
+
+    /// The codes of tokens `x` = `[tokens, d]`, as one item.
+    ///
+    /// # Errors
+    /// If the length of `x` is not a multiple of d, or a number is not finite.
+    pub fn encode(&self, x: &[f32]) -> Result<Codes> {
+        if !x.len().is_multiple_of(self.d) {
+            return Err(Error::Shape {
+                what: "tokens to encode".into(),
+                found: vec![x.len()],
+                expected: vec![x.len() / self.d, self.d],
+            });
+        }
+        if let Some(at) = x.iter().position(|v| !v.is_finite()) {
+            return Err(Error::invalid(format!(
+                "{} at row {}, channel {} of the tokens to encode",
+                x[at],
+                at / self.d,
+                at % self.d
+            )));
+        }
+        let mut codes = Codes::empty(self.latents);
+        forward::encode(self, &forward::centre(x, &self.b_dec, 1.0), &mut codes);
+        codes.tokens_per_item = x.len() / self.d;
+        Ok(codes)
+    }
+
+    /// The codes of every token of every item.
+    ///
+    /// # Errors
+    /// If the activations have another number of channels, or cannot be read.
+    pub fn encode_all(&self, activations: &Activations) -> Result<Codes> {
+        self.fits(activations)?;
+        let mut all = Codes::empty(self.latents);
+        for i in 0..activations.len() {
+            all.append(&self.encode(&activations.item(i)?)?);
+        }
+        all.tokens_per_item = activations.tokens_per_item();
+        Ok(all)
+    }
+
+    /// The activations that `codes` stand for: x̂ = W_decᵀ z + b_dec, `[tokens, d]`.
+    #[must_use]
+    pub fn decode(&self, codes: &Codes) -> Vec<f32> {
+        let mut out = Vec::with_capacity(codes.tokens() * self.d);
+        for t in 0..codes.tokens() {
+            out.extend_from_slice(&self.b_dec);
+            let row = &mut out[t * self.d..];
+            let (index, value) = codes.token(t);
+            add_rows(row, value, index, &self.w_dec);
+        }
+        out
+    }
+
+    /// Refuses activations with another number of channels.
+    pub(crate) fn fits(&self, activations: &Activations) -> Result<()> {
+        if activations.d() == self.d {
+            return Ok(());
+        }
+        Err(Error::Shape {
+            what: format!("{activations} for an SAE"),
+            found: vec![activations.d()],
+            expected: vec![self.d],
+        })
+    }
+
+    /// Refuses an SAE whose numbers do not make one.
+    pub(crate) fn check(&self) -> Result<()> {
+        let Architecture::TopK { k } = self.architecture;
+        if k == 0 || k > self.latents {
+            return Err(Error::invalid(format!("k = {k} of {} latents: expected 1 ≤ k ≤ latents", self.latents)));
+        }
+        let (d, latents) = (self.d, self.latents);
+        for (what, tensor, expected) in [
+            ("W_enc", &self.w_enc, vec![latents, d]),
+            ("b_enc", &self.b_enc, vec![latents]),
+            ("W_dec", &self.w_dec, vec![latents, d]),
+            ("b_dec", &self.b_dec, vec![d]),
+        ] {
+            if tensor.len() != expected.iter().product::<usize>() {
+                return Err(Error::Shape { what: what.into(), found: vec![tensor.len()], expected });
+            }
+            if let Some(v) = tensor.iter().find(|v| !v.is_finite()) {
+                return Err(Error::invalid(format!("{what} holds {v}: expected finite numbers")));
+            }
+        }
+        Ok(())
+    }
+
+    /// What a notebook shows: the SAE in one line.
+    pub fn evcxr_display(&self) {
+        println!("{self}");
+    }
+}
+
+impl std::fmt::Display for Sae {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Architecture::TopK { k } = self.architecture;
+        write!(f, "TopK SAE: {} latents of {} channels, k = {k}", self.latents, self.d)?;
+        match &self.about {
+            Some(about) => write!(f, ", {about}"),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "sae/tests.rs"]
+mod tests;

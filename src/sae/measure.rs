@@ -1,0 +1,130 @@
+//! How well an SAE stands for activations: one formula a number.
+
+use super::Sae;
+use crate::activations::Activations;
+use crate::error::{Error, Result};
+use crate::kernels::sparse::dot;
+
+/// Reconstruction and sparsity of an SAE on some activations.
+///
+/// x̄ and Var are over tokens, channel by channel.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Quality {
+    /// Tokens measured.
+    pub tokens: usize,
+    /// Mean over tokens and channels of (x − x̂)², in squared units of the activations.
+    pub mse: f64,
+    /// Mean (x − x̂)² / mean (x − x̄)² (Emergence, section 4): 0 is perfect, 1 is as good as the mean.
+    pub scaled_mse: f64,
+    /// Mean over channels of 1 − Var(x − x̂)/Var(x) (Emergence, section 4); constant channels do not count.
+    pub explained_variance: f64,
+    /// Fraction of variance unexplained: Σ Var(x − x̂) / Σ Var(x), sums over channels.
+    pub fvu: f64,
+    /// Mean over tokens of ⟨x, x̂⟩ / (‖x‖‖x̂‖).
+    pub cosine: f64,
+    /// Mean number of latents that fire on a token.
+    pub l0: f64,
+    /// Share of latents that fired on none of the tokens.
+    pub dead_share: f64,
+    /// Channels without any variance.
+    pub constant_channels: usize,
+    /// Share of the tokens on which each latent fires.
+    pub density: Vec<f64>,
+}
+
+/// Running sums of one channel.
+#[derive(Clone, Copy, Default)]
+struct Channel {
+    x: f64,
+    xx: f64,
+    r: f64,
+    rr: f64,
+}
+
+impl Sae {
+    /// Measures the SAE on every token of `activations`.
+    ///
+    /// # Errors
+    /// If the activations have another number of channels, cannot be read, or do not vary at all.
+    pub fn measure(&self, activations: &Activations) -> Result<Quality> {
+        self.fits(activations)?;
+        let mut channels = vec![Channel::default(); self.d];
+        let mut fired = vec![0u64; self.latents];
+        let (mut cosines, mut entries, mut tokens) = (0.0, 0, 0);
+        // Moments about the bias, which is near the mean: no digits are lost to a large mean.
+        for i in 0..activations.len() {
+            let x = activations.item(i)?;
+            let codes = self.encode(&x)?;
+            let decoded = self.decode(&codes);
+            entries += codes.index.len();
+            tokens += codes.tokens();
+            codes.index.iter().for_each(|&j| fired[j as usize] += 1);
+            for (x, y) in x.chunks_exact(self.d).zip(decoded.chunks_exact(self.d)) {
+                let norms = f64::from(dot(x, x)).sqrt() * f64::from(dot(y, y)).sqrt();
+                cosines += if norms > 0.0 { f64::from(dot(x, y)) / norms } else { 0.0 };
+                for (((c, &x), &y), &b) in channels.iter_mut().zip(x).zip(y).zip(&self.b_dec) {
+                    let (x, r) = (f64::from(x - b), f64::from(x - y));
+                    *c = Channel { x: c.x + x, xx: c.xx + x * x, r: c.r + r, rr: c.rr + r * r };
+                }
+            }
+        }
+        let n = tokens as f64;
+        let variance = |sum: f64, squares: f64| (squares / n - (sum / n) * (sum / n)).max(0.0);
+        let mut shares = Vec::with_capacity(self.d);
+        let (mut x_variance, mut r_variance, mut squares) = (0.0, 0.0, 0.0);
+        for c in &channels {
+            let (x, r) = (variance(c.x, c.xx), variance(c.r, c.rr));
+            // Rounding leaves a constant channel with a variance of some 1e-16 of its mean square.
+            if x > 1e-12 * c.xx / n {
+                shares.push(1.0 - r / x);
+            }
+            x_variance += x;
+            r_variance += r;
+            squares += c.rr;
+        }
+        if shares.is_empty() {
+            return Err(Error::invalid(format!("{activations}: no channel varies, nothing to explain")));
+        }
+        Ok(Quality {
+            tokens,
+            mse: squares / n / self.d as f64,
+            scaled_mse: squares / n / x_variance,
+            explained_variance: shares.iter().sum::<f64>() / shares.len() as f64,
+            fvu: r_variance / x_variance,
+            cosine: cosines / n,
+            l0: entries as f64 / n,
+            dead_share: fired.iter().filter(|&&f| f == 0).count() as f64 / self.latents as f64,
+            constant_channels: self.d - shares.len(),
+            density: fired.iter().map(|&f| f as f64 / n).collect(),
+        })
+    }
+}
+
+impl Quality {
+    /// Names and values of the single numbers, as tables show them.
+    #[must_use]
+    pub fn rows(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("tokens", self.tokens.to_string()),
+            ("explained variance", format!("{:.3}", self.explained_variance)),
+            ("scaled MSE", format!("{:.3}", self.scaled_mse)),
+            ("FVU", format!("{:.3}", self.fvu)),
+            ("MSE", format!("{:.4e}", self.mse)),
+            ("cosine", format!("{:.3}", self.cosine)),
+            ("L0", format!("{:.2}", self.l0)),
+            ("dead share", format!("{:.3}", self.dead_share)),
+        ]
+    }
+
+    /// What a notebook shows: a table.
+    pub fn evcxr_display(&self) {
+        super::report::show_table(&[("", self)]);
+    }
+}
+
+impl std::fmt::Display for Quality {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let rows: Vec<String> = self.rows().iter().map(|(name, value)| format!("{name} {value}")).collect();
+        f.write_str(&rows.join(", "))
+    }
+}
