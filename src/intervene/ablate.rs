@@ -1,0 +1,98 @@
+//! Ablation: take latents away, so that they read zero: Δ′\[i,j\] = Δ\[i,j\] − γ Σ_c z_c\[i,j\] f_c, inside a region.
+
+use super::edit::{Common, shared_settings, shift};
+use super::region::Region;
+use super::space::Space;
+use super::strength::Strength;
+use crate::diffusion::hook::{Half, Hook, Site, Visit};
+use crate::error::Result;
+use crate::sae::Sae;
+use candle_core::Tensor;
+use std::sync::Arc;
+
+/// An ablation of latents in the residual update of one module.
+#[derive(Debug, Clone)]
+pub struct Ablate {
+    common: Common,
+    region: Region,
+}
+
+shared_settings!(Ablate);
+
+impl Ablate {
+    /// Takes the concepts `latents` of `sae` away, at the place and in the stage that the SAE was trained at.
+    #[must_use]
+    pub fn new(sae: &Sae, latents: impl IntoIterator<Item = usize>) -> Self {
+        Self::within(Arc::new(sae.clone()), latents.into_iter().collect())
+    }
+
+    /// As [`new`](Self::new), with any space of concepts.
+    #[must_use]
+    pub fn within(space: Arc<dyn Space>, latents: Vec<usize>) -> Self {
+        Self { common: Common::new("ablation", space, latents, Strength::Constant(1.0)), region: Region::Everywhere }
+    }
+
+    /// Where the latents are taken away (default: everywhere).
+    #[must_use]
+    pub fn region(mut self, region: impl Into<Region>) -> Self {
+        self.region = region.into();
+        self
+    }
+
+    /// The share γ of each latent's part that is taken away (default 1; 0 changes nothing, 2 turns it around).
+    #[must_use]
+    pub fn share(mut self, gamma: f64) -> Self {
+        self.common.strength = Strength::Constant(gamma);
+        self
+    }
+}
+
+impl Hook for Ablate {
+    fn sites(&self) -> Vec<Site> {
+        vec![self.common.site.clone()]
+    }
+
+    fn wants(&self, step: usize, steps: usize, half: Half) -> bool {
+        self.common.wants(step, steps, half)
+    }
+
+    fn visit(&mut self, visit: &Visit<'_>, activation: &Tensor) -> Result<Option<Tensor>> {
+        let common = &self.common;
+        if common.is_nothing() {
+            return Ok(None);
+        }
+        common.check(visit, activation)?;
+        let cells = self.region.on_grid(visit.grid)?;
+        common.edit(visit, activation, true, &|item| {
+            for (token, row) in item.rows.chunks_exact_mut(item.width).enumerate() {
+                if cells[token] {
+                    shift(row, &common.part(&item.code[token]), -common.strength.beta());
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::edit::toy::*;
+    use super::*;
+    use crate::intervene::Quadrant;
+
+    #[test]
+    fn active_latents_lose_their_part_inside_the_region() {
+        let mut edit = Ablate::within(space(), vec![0, 1]).region(Quadrant::TopLeft).share(0.5);
+        let out = rows(&edit.visit(&visit(&site()), &activation()).unwrap().unwrap());
+        let before = rows(&activation());
+        assert_eq!(out[1], [2.0, -1.0 - 2.0, 0.0]); // − ½ · 2 f_0
+        assert_eq!(out[2..4], before[2..4]);
+        assert_eq!(out[8 + 4..], before[8 + 4..]);
+    }
+
+    #[test]
+    fn nothing_to_do_returns_none() {
+        let mut zero = Ablate::within(space(), vec![0]).share(0.0);
+        assert!(zero.visit(&visit(&site()), &activation()).unwrap().is_none());
+    }
+}

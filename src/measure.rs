@@ -1,0 +1,20 @@
+//! Measures of pictures, edits and labels: one file per family, each with its formula.
+
+pub mod annotate;
+pub mod captions;
+pub mod generate;
+pub mod image;
+pub mod interval;
+pub mod judge;
+pub mod segmentation;
+pub mod spatial_success;
+pub mod style_success;
+
+pub use annotate::{Annotation, Annotator, Found};
+pub use captions::Faithfulness;
+pub use generate::Generate;
+pub use interval::Interval;
+pub use judge::{Verdict, judge};
+pub use segmentation::Point;
+pub use spatial_success::{SpatialSuccess, Trial};
+pub use style_success::{StyleSuccess, StyleTrial};
