@@ -1,0 +1,105 @@
+//! The annotator: a small segmentation network that says what a picture of the scene world shows.
+//!
+//! It is trained on renders that the generative models never see, some of them worn (noise, blur, a passage through
+//! the autoencoder), so that it can judge generated pictures.
+
+mod network;
+mod train;
+
+pub use network::{AnnotatorConfig, Answer, Network};
+pub use train::train;
+
+use crate::diffusion::open::data_folders;
+use crate::diffusion::weights::Weights;
+use crate::embedded::pictures::to_unit;
+use crate::error::{Error, Result};
+use crate::measure::annotate::{Annotation, Annotator, Scores};
+use crate::scene::{Background, Style};
+use candle_core::{D, DType, Device, Tensor};
+use image::RgbImage;
+use std::path::Path;
+
+/// Pictures of one pass.
+const PASS: usize = 16;
+
+/// The embedded annotator, ready to judge.
+///
+/// ```no_run
+/// use denoscope::embedded::SceneAnnotator;
+/// use denoscope::measure::Annotator;
+/// use denoscope::scene::{Scene, Split};
+///
+/// let annotator = SceneAnnotator::open()?;
+/// let picture = Scene::sample(Split::Test, 3).render().image;
+/// for object in &annotator.annotate(&[picture])?[0].objects {
+///     println!("{} of {} pixels", object.class, object.mask.area());
+/// }
+/// # Ok::<(), denoscope::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct SceneAnnotator {
+    network: Network,
+}
+
+impl SceneAnnotator {
+    /// Opens the annotator that comes with the library.
+    ///
+    /// # Errors
+    /// Names the folders that were searched, or what is wrong with the files.
+    pub fn open() -> Result<Self> {
+        let folders = data_folders();
+        let found = folders.iter().map(|f| f.join("annotator")).find(|f| f.join("config.json").is_file());
+        let searched = || folders.iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join(", ");
+        let dir = found.ok_or_else(|| Error::invalid(format!("no annotator/config.json in {}", searched())))?;
+        Self::open_at(&dir)
+    }
+
+    /// Opens an annotator's folder.
+    ///
+    /// # Errors
+    /// What is wrong with its files, or classes, colours, styles or backgrounds other than the scene world's.
+    pub fn open_at(dir: &Path) -> Result<Self> {
+        let path = dir.join("config.json");
+        let text = std::fs::read_to_string(&path).map_err(Error::file(&path))?;
+        let config: AnnotatorConfig = serde_json::from_str(&text).map_err(|e| Error::format(&path, e))?;
+        let world = AnnotatorConfig { channels: config.channels, groups: config.groups, ..AnnotatorConfig::default() };
+        if config != world {
+            return Err(Error::format(&path, "made for another world: its names are not those of this library"));
+        }
+        let weights = Weights::open(&[dir.join("model.safetensors")], &Device::Cpu, DType::F32)?;
+        let network = Network::load(&config, &weights)?;
+        weights.finish()?;
+        Ok(Self { network })
+    }
+}
+
+impl Annotator for SceneAnnotator {
+    fn annotate(&self, images: &[RgbImage]) -> Result<Vec<Annotation>> {
+        let mut found = Vec::with_capacity(images.len());
+        for chunk in images.chunk_by(|a, b| a.dimensions() == b.dimensions()).flat_map(|same| same.chunks(PASS)) {
+            let (w, h) = (chunk[0].width() as usize, chunk[0].height() as usize);
+            let pixels: Vec<f32> = chunk.iter().flat_map(|i| i.as_raw()).map(|&b| to_unit(b)).collect();
+            let answer = self.network.forward(&Tensor::from_vec(pixels, (chunk.len(), h, w, 3), &Device::Cpu)?)?;
+            for i in 0..chunk.len() {
+                found.push(Annotation::from_scores(Scores {
+                    size: (h, w),
+                    class: planes(&answer.class.get(i)?)?,
+                    colour: planes(&answer.colour.get(i)?)?,
+                    style: Style::from_index(best(&answer.style.get(i)?)?),
+                    background: Background::from_index(best(&answer.background.get(i)?)?),
+                })?);
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Scores `[h, w, n]` to probabilities `[n, h, w]`.
+fn planes(scores: &Tensor) -> Result<Vec<f32>> {
+    let p = candle_nn::ops::softmax(scores, D::Minus1)?;
+    Ok(p.permute((2, 0, 1))?.flatten_all()?.to_vec1()?)
+}
+
+fn best(scores: &Tensor) -> Result<usize> {
+    Ok(scores.argmax(D::Minus1)?.to_scalar::<u32>()? as usize)
+}

@@ -1,0 +1,231 @@
+//! Stage 4: training the annotator on worn renders.
+
+use super::network::{AnnotatorConfig, Answer, Network};
+use crate::diffusion::layers::{add, composed};
+use crate::diffusion::open::Fields;
+use crate::diffusion::vae::{Vae, VaeConfig};
+use crate::diffusion::weights::Weights;
+use crate::embedded::files::write_json;
+use crate::embedded::heads::cross_entropy;
+use crate::embedded::options::Options;
+use crate::embedded::pictures::to_unit;
+use crate::embedded::trainer::{Loss, Micro, Trainer};
+use crate::error::{Error, Result};
+use crate::random::{Stream, stream};
+use crate::scene::{Background, Class, Colour, SIDE, Scene, Split, Style};
+use candle_core::{D, DType, Device, Tensor};
+use rayon::prelude::*;
+use serde_json::json;
+
+/// Scenes that it learns from. They start far beyond those of the generative models.
+const SCENES: usize = 6_000;
+/// Number of the first of them.
+const FIRST: u64 = 10_000_000;
+/// Of so many scenes one holds a combination of class and colour that the generative models never see.
+const EVERY_UNSEEN: u64 = 5;
+/// Of so many pictures one has passed through the autoencoder.
+const EVERY_PASSED: usize = 4;
+/// Unseen scenes that it is measured on.
+const UNSEEN: u64 = 192;
+const BATCH: usize = 4;
+const STEPS: usize = 4000;
+const PIXELS: usize = SIDE * SIDE;
+const SEED: u64 = 14;
+
+/// A scene's picture in [−1, 1] and what is to be found in it.
+struct Example {
+    picture: Vec<f32>,
+    class: Vec<u8>,
+    colour: Vec<u8>,
+    style: Style,
+    background: Background,
+}
+
+impl Example {
+    fn of(scene: &Scene) -> Self {
+        let render = scene.render();
+        Self {
+            picture: render.image.as_raw().iter().map(|&b| to_unit(b)).collect(),
+            class: render.class_map,
+            colour: render.colour_map,
+            style: scene.style,
+            background: scene.background,
+        }
+    }
+}
+
+/// Scene `i` of the annotator's own sequence.
+fn scene(i: u64) -> Scene {
+    let split = if i.is_multiple_of(EVERY_UNSEEN) { Split::Unseen } else { Split::Train };
+    Scene::sample(split, FIRST + i)
+}
+
+/// Trains the annotator and writes its folder. Uses the autoencoder of the model folder.
+///
+/// # Errors
+/// Of files (the autoencoder comes before) and of the training.
+pub fn train(options: &Options) -> Result<()> {
+    let config = AnnotatorConfig::default();
+    let weights = options.weights("annotator/model.safetensors", SEED)?;
+    let network = Network::load(&config, &weights)?;
+    let mut settings = options.settings("annotator", STEPS);
+    settings.batch = BATCH;
+    settings.micro = 2;
+    settings.schedule.peak = 1.5e-3;
+    settings.average = 0.995;
+    settings.columns = vec!["class", "colour", "whole"];
+    let threads = settings.threads;
+    let mut examples: Vec<Example> = (0..SCENES as u64).into_par_iter().map(|i| Example::of(&scene(i))).collect();
+    pass(options, &mut examples, threads)?;
+    let unseen: Vec<Example> = (0..UNSEEN).map(|i| Example::of(&Scene::sample(Split::Test, i))).collect();
+    let mut trainer = Trainer::new(&weights, settings)?;
+    let dir = options.annotator();
+    trainer.run(
+        |micro| loss(&network, &examples, micro),
+        |trainer| {
+            trainer.with_averages(|| report(&network, &unseen))?;
+            write_json(&dir.join("config.json"), &json!(config))?;
+            weights.save(&dir.join("model.safetensors"), DType::F16, Some(&trainer.averages()?))
+        },
+    )
+}
+
+/// Replaces every few pictures by what the autoencoder makes of them, with a little noise on the latents.
+fn pass(options: &Options, examples: &mut [Example], threads: usize) -> Result<()> {
+    let dir = options.model().join("vae");
+    let config = VaeConfig::read(&mut Fields::read(&dir.join("config.json"))?)?;
+    let weights = Weights::open(&[dir.join("diffusion_pytorch_model.safetensors")], &Device::Cpu, DType::F32)?;
+    let vae = Vae::load(&config, &weights)?;
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build()
+        .map_err(|e| Error::invalid(format!("threads: {e}")))?;
+    let chosen: Vec<&mut Example> = examples.iter_mut().step_by(EVERY_PASSED).collect();
+    pool.install(|| {
+        chosen.into_par_iter().enumerate().try_for_each(|(i, example)| -> Result<()> {
+            let picture = Tensor::from_slice(&example.picture, (1, SIDE, SIDE, 3), &Device::Cpu)?;
+            let mean = vae.encode(&picture)?.mean;
+            let s = &mut stream(SEED, "latent noise", i as u64);
+            let strength = s.range(0.0, 0.1) / config.scaling_factor as f32;
+            let noise: Vec<f32> = s.normals(mean.elem_count()).into_iter().map(|x| x * strength).collect();
+            let noise = Tensor::from_vec(noise, mean.shape(), &Device::Cpu)?;
+            example.picture = vae.decode(&(mean + noise)?)?.clamp(-1f32, 1f32)?.flatten_all()?.to_vec1()?;
+            Ok(())
+        })
+    })
+}
+
+/// A picture with random brightness, contrast, blur and noise; one in four stays as it is.
+fn wear(picture: &[f32], s: &mut Stream) -> Vec<f32> {
+    if s.chance(0.25) {
+        return picture.to_vec();
+    }
+    let (gain, shift) = (s.range(0.92, 1.08), s.range(-0.06, 0.06));
+    let (blur, noise) = (s.range(0.0, 0.5) * f32::from(u8::from(s.chance(0.5))), s.range(0.0, 0.08));
+    let at = |x: usize, y: usize, c: usize| picture[(y * SIDE + x) * 3 + c];
+    let mut out = Vec::with_capacity(picture.len());
+    for y in 0..SIDE {
+        for x in 0..SIDE {
+            let (left, right) = (x.saturating_sub(1), (x + 1).min(SIDE - 1));
+            let (above, below) = (y.saturating_sub(1), (y + 1).min(SIDE - 1));
+            for c in 0..3 {
+                let around = 0.25 * (at(left, y, c) + at(right, y, c) + at(x, above, c) + at(x, below, c));
+                let value = at(x, y, c) + blur * (around - at(x, y, c));
+                out.push((gain * value + shift + noise * s.normal()).clamp(-1.0, 1.0));
+            }
+        }
+    }
+    out
+}
+
+fn loss(network: &Network, examples: &[Example], micro: &Micro) -> Result<Loss> {
+    let (mut chosen, mut pictures) = (Vec::new(), Vec::new());
+    for n in micro.samples.clone() {
+        let s = &mut stream(SEED, "sample", n);
+        let example = &examples[s.below(examples.len())];
+        pictures.extend(wear(&example.picture, s));
+        chosen.push(example);
+    }
+    let answer = network.forward(&Tensor::from_vec(pictures, (chosen.len(), SIDE, SIDE, 3), &Device::Cpu)?)?;
+    let map = |f: fn(&Example) -> &[u8]| -> Vec<Option<usize>> {
+        chosen.iter().flat_map(|e| f(e)).map(|&i| Some(usize::from(i))).collect()
+    };
+    // Nine pixels of ten are backdrop, and say little about shapes: all of a picture's objects count as much.
+    let balanced = |scores: &Tensor, truth: Vec<Option<usize>>| -> Result<Tensor> {
+        let only = |keep: &dyn Fn(usize) -> bool| truth.iter().map(|t| t.filter(|&t| keep(t))).collect();
+        add(&cross_entropy(scores, &only(&|t| t > 0))?, &cross_entropy(scores, &only(&|t| t == 0))?)
+    };
+    let class = balanced(&answer.class, map(|e| &e.class))?;
+    let colour = balanced(&answer.colour, map(|e| &e.colour))?;
+    let style = cross_entropy(&answer.style, &chosen.iter().map(|e| Some(e.style.index())).collect())?;
+    let background = cross_entropy(&answer.background, &chosen.iter().map(|e| Some(e.background.index())).collect())?;
+    let whole = add(&style, &background)?;
+    let parts = vec![class.to_scalar()?, colour.to_scalar()?, whole.to_scalar()?];
+    let total = composed(&[&class, &colour, &whole], |x| Ok(((&x[0] + &x[1])? + (&x[2] * 0.2)?)?))?;
+    Ok(Loss { total, parts })
+}
+
+/// Index of the highest score along the last axis.
+fn best(scores: &Tensor) -> Result<Vec<u32>> {
+    Ok(scores.argmax(D::Minus1)?.flatten_all()?.to_vec1()?)
+}
+
+/// Prints IoU per class, and the share of pictures and coloured pixels that are judged right.
+fn report(network: &Network, unseen: &[Example]) -> Result<()> {
+    let mut overlap = vec![(0usize, 0usize); 1 + Class::COUNT];
+    let (mut colours, mut styles, mut backgrounds) = ((0, 0), 0, 0);
+    for chunk in unseen.chunks(8) {
+        let pictures: Vec<f32> = chunk.iter().flat_map(|e| e.picture.iter().copied()).collect();
+        let Answer { class, colour, style, background } =
+            network.forward(&Tensor::from_vec(pictures, (chunk.len(), SIDE, SIDE, 3), &Device::Cpu)?)?;
+        let (class, colour) = (best(&class)?, best(&colour)?);
+        for (i, example) in chunk.iter().enumerate() {
+            for p in 0..PIXELS {
+                let (found, truth) = (class[i * PIXELS + p] as usize, usize::from(example.class[p]));
+                overlap[truth].1 += 1;
+                if found == truth {
+                    overlap[truth].0 += 1;
+                } else {
+                    overlap[found].1 += 1;
+                }
+                if example.colour[p] > 0 {
+                    colours.0 += usize::from(colour[i * PIXELS + p] == u32::from(example.colour[p]));
+                    colours.1 += 1;
+                }
+            }
+        }
+        let right = |found: Vec<u32>, truth: &dyn Fn(&Example) -> usize| {
+            found.iter().zip(chunk).filter(|(f, e)| **f as usize == truth(e)).count()
+        };
+        styles += right(best(&style)?, &|e| e.style.index());
+        backgrounds += right(best(&background)?, &|e| e.background.index());
+    }
+    let iou: Vec<f64> = overlap[1..].iter().map(|&(both, either)| both as f64 / either.max(1) as f64).collect();
+    let names: Vec<String> = Class::ALL.iter().zip(&iou).map(|(c, x)| format!("{c} {x:.3}")).collect();
+    let percent = |n: usize, of: usize| 100.0 * n as f64 / of.max(1) as f64;
+    eprintln!(
+        "annotator: mean IoU {:.3} ({}); right: {:.1} % of coloured pixels ({} colours), {:.1} % of styles, {:.1} % of backgrounds",
+        iou.iter().sum::<f64>() / iou.len() as f64,
+        names.join(", "),
+        percent(colours.0, colours.1),
+        Colour::COUNT,
+        percent(styles, unseen.len()),
+        percent(backgrounds, unseen.len()),
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diffusion::layers::tape::against_graph;
+
+    #[test]
+    fn gradients_by_tape_are_those_of_the_graph() {
+        let weights = Weights::seeded(1, &Device::Cpu);
+        let network = Network::load(&AnnotatorConfig::default(), &weights).unwrap();
+        let examples: Vec<Example> = (0..2).map(|i| Example::of(&scene(i))).collect();
+        let micro = Micro { step: 0, done: 0.0, samples: 0..2 };
+        against_graph(&weights.vars(), || Ok(loss(&network, &examples, &micro)?.total));
+    }
+}
