@@ -1,0 +1,14 @@
+//! Goldens and behaviour of the pipeline's components, against diffusers and transformers.
+
+#[path = "components/embedded.rs"]
+mod embedded;
+#[path = "components/pipeline.rs"]
+mod pipeline;
+#[path = "components/scheduler.rs"]
+mod scheduler;
+#[path = "components/support.rs"]
+mod support;
+#[path = "components/text.rs"]
+mod text;
+#[path = "components/vae.rs"]
+mod vae;
