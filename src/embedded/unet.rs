@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn gradients_by_tape_are_those_of_the_graph() {
         let weights = Weights::seeded(1, &Device::Cpu);
-        let unet = Unet::load(&config(16, 8), &weights).unwrap();
+        let unet = Unet::load(&config(32, 8), &weights).unwrap();
         let normal = |shape: &[usize]| {
             let values = stream(2, "input", shape.len() as u64).normals(shape.iter().product());
             Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
