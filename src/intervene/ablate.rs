@@ -1,10 +1,10 @@
 //! Ablation: take latents away, so that they read zero: Δ′\[i,j\] = Δ\[i,j\] − γ Σ_c z_c\[i,j\] f_c, inside a region.
 
-use super::edit::{Common, shared_settings, shift};
+use super::edit::{Common, edit, shift};
 use super::region::Region;
 use super::space::Space;
 use super::strength::Strength;
-use crate::diffusion::hook::{Half, Hook, Site, Visit};
+use crate::diffusion::hook::Visit;
 use crate::error::Result;
 use crate::sae::Sae;
 use candle_core::Tensor;
@@ -17,7 +17,7 @@ pub struct Ablate {
     region: Region,
 }
 
-shared_settings!(Ablate);
+edit!(Ablate);
 
 impl Ablate {
     /// Takes the concepts `latents` of `sae` away, at the place and in the stage that the SAE was trained at.
@@ -47,21 +47,9 @@ impl Ablate {
     }
 }
 
-impl Hook for Ablate {
-    fn sites(&self) -> Vec<Site> {
-        vec![self.common.site.clone()]
-    }
-
-    fn wants(&self, step: usize, steps: usize, half: Half) -> bool {
-        self.common.wants(step, steps, half)
-    }
-
-    fn visit(&mut self, visit: &Visit<'_>, activation: &Tensor) -> Result<Option<Tensor>> {
+impl Ablate {
+    fn change(&self, visit: &Visit<'_>, activation: &Tensor) -> Result<Option<Tensor>> {
         let common = &self.common;
-        if common.is_nothing() {
-            return Ok(None);
-        }
-        common.check(visit, activation)?;
         let cells = self.region.on_grid(visit.grid)?;
         common.edit(visit, activation, true, &|item| {
             for (token, row) in item.rows.chunks_exact_mut(item.width).enumerate() {
@@ -78,6 +66,7 @@ impl Hook for Ablate {
 mod tests {
     use super::super::edit::toy::*;
     use super::*;
+    use crate::diffusion::hook::Hook;
     use crate::intervene::Quadrant;
 
     #[test]

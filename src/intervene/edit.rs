@@ -207,9 +207,32 @@ pub(crate) fn norm(v: &[f32]) -> f64 {
     v.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt()
 }
 
-/// The builder methods and accessors that every edit has.
-macro_rules! shared_settings {
+/// The builder methods and accessors that every edit has, and its place as a hook: `$edit::change` makes the new
+/// activation where there is something to do and all of it fits.
+macro_rules! edit {
     ($edit:ident) => {
+        impl $crate::diffusion::hook::Hook for $edit {
+            fn sites(&self) -> Vec<$crate::diffusion::hook::Site> {
+                vec![self.common.site.clone()]
+            }
+
+            fn wants(&self, step: usize, steps: usize, half: $crate::diffusion::hook::Half) -> bool {
+                self.common.wants(step, steps, half)
+            }
+
+            fn visit(
+                &mut self,
+                visit: &$crate::diffusion::hook::Visit<'_>,
+                activation: &candle_core::Tensor,
+            ) -> $crate::error::Result<Option<candle_core::Tensor>> {
+                if self.common.is_nothing() {
+                    return Ok(None);
+                }
+                self.common.check(visit, activation)?;
+                self.change(visit, activation)
+            }
+        }
+
         impl $edit {
             /// Acts in one stage (default: the stage that the SAE was trained in). An SAE of another stage is
             /// refused when the edit is first applied.
@@ -269,7 +292,7 @@ macro_rules! shared_settings {
         }
     };
 }
-pub(crate) use shared_settings;
+pub(crate) use edit;
 
 /// A small space for tests: latent `l` is active where channel `l % width` is positive, with that value.
 #[cfg(test)]

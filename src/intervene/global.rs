@@ -2,10 +2,10 @@
 //!
 //! Δ′\[i,j\] = Δ\[i,j\] + βᵢⱼ Σ_c f_c for all i, j.
 
-use super::edit::{Common, shared_settings, shift};
+use super::edit::{Common, edit, shift};
 use super::space::Space;
 use super::strength::Strength;
-use crate::diffusion::hook::{Half, Hook, Site, Visit};
+use crate::diffusion::hook::Visit;
 use crate::error::Result;
 use crate::sae::Sae;
 use candle_core::Tensor;
@@ -17,7 +17,7 @@ pub struct Global {
     common: Common,
 }
 
-shared_settings!(Global);
+edit!(Global);
 
 impl Global {
     /// An edit that adds the concepts `latents` of `sae`, at the place and in the stage that the SAE was trained at.
@@ -48,21 +48,9 @@ impl Global {
     }
 }
 
-impl Hook for Global {
-    fn sites(&self) -> Vec<Site> {
-        vec![self.common.site.clone()]
-    }
-
-    fn wants(&self, step: usize, steps: usize, half: Half) -> bool {
-        self.common.wants(step, steps, half)
-    }
-
-    fn visit(&mut self, visit: &Visit<'_>, activation: &Tensor) -> Result<Option<Tensor>> {
+impl Global {
+    fn change(&self, visit: &Visit<'_>, activation: &Tensor) -> Result<Option<Tensor>> {
         let common = &self.common;
-        if common.is_nothing() {
-            return Ok(None);
-        }
-        common.check(visit, activation)?;
         let direction = common.direction();
         let length = direction.iter().map(|v| v * v).sum::<f64>().sqrt();
         common.edit(visit, activation, common.strength.needs_code(), &|item| {
@@ -79,6 +67,7 @@ impl Hook for Global {
 mod tests {
     use super::super::edit::toy::*;
     use super::*;
+    use crate::diffusion::hook::Hook;
 
     #[test]
     fn the_papers_normaliser_spreads_beta_over_the_code() {

@@ -5,11 +5,11 @@
 //! * inside S: Δ′\[i,j\] = Δ\[i,j\] + βᵢⱼ Σ_c f_c
 //! * outside: Δ′\[i,j\] = Δ\[i,j\] − Σ_c z_c\[i,j\] f_c
 
-use super::edit::{Common, shared_settings, shift};
+use super::edit::{Common, edit, shift};
 use super::region::Region;
 use super::space::Space;
 use super::strength::Strength;
-use crate::diffusion::hook::{Half, Hook, Site, Visit};
+use crate::diffusion::hook::Visit;
 use crate::error::Result;
 use crate::sae::Sae;
 use candle_core::Tensor;
@@ -37,7 +37,7 @@ pub struct Spatial {
     removal: Removal,
 }
 
-shared_settings!(Spatial);
+edit!(Spatial);
 
 impl Spatial {
     /// An edit of the concepts `latents` of `sae`, at the place and in the stage that the SAE was trained at.
@@ -83,21 +83,9 @@ impl Spatial {
     }
 }
 
-impl Hook for Spatial {
-    fn sites(&self) -> Vec<Site> {
-        vec![self.common.site.clone()]
-    }
-
-    fn wants(&self, step: usize, steps: usize, half: Half) -> bool {
-        self.common.wants(step, steps, half)
-    }
-
-    fn visit(&mut self, visit: &Visit<'_>, activation: &Tensor) -> Result<Option<Tensor>> {
+impl Spatial {
+    fn change(&self, visit: &Visit<'_>, activation: &Tensor) -> Result<Option<Tensor>> {
         let common = &self.common;
-        if common.is_nothing() {
-            return Ok(None);
-        }
-        common.check(visit, activation)?;
         let cells = self.region.on_grid(visit.grid)?;
         let direction = common.direction();
         let length = direction.iter().map(|v| v * v).sum::<f64>().sqrt();
@@ -125,6 +113,7 @@ impl Hook for Spatial {
 mod tests {
     use super::super::edit::toy::*;
     use super::*;
+    use crate::diffusion::hook::{Half, Hook, Site};
     use crate::intervene::{Quadrant, Stage};
 
     fn apply(mut edit: Spatial) -> Result<Option<Tensor>> {
