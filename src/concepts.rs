@@ -19,20 +19,26 @@
 //! ```
 
 pub mod build;
+pub mod composition;
 pub mod dictionary;
+pub mod embedding;
 pub mod label;
 pub mod labeller;
 pub mod maps;
 mod overlap;
 pub mod top;
 pub mod truth;
+pub mod words;
 
 pub use build::Labelling;
+pub use composition::{Composition, Predictions};
 pub use dictionary::{Concept, Dictionary, Entry, Provenance};
+pub use embedding::{Embedding, Weighting};
 pub use label::{Label, LabelledMask, Vocabulary};
 pub use labeller::{Compare, Labeller, Options, Rule, Scale};
 pub use maps::Maps;
 pub use top::{Example, Firing, Summary, top_concepts};
+pub use words::WordVectors;
 
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,10 @@
 
 pub use crate::activations::{Activations, Capture, Store};
 pub use crate::concepts::truth;
-pub use crate::concepts::{Dictionary, Label, LabelledMask, Labelling, Maps, Summary, Vocabulary, top_concepts};
+pub use crate::concepts::{
+    Composition, Dictionary, Embedding, Label, LabelledMask, Labelling, Maps, Summary, Vocabulary, Weighting,
+    WordVectors, top_concepts,
+};
 pub use crate::diffusion::hook::{Half, Hook, Kind, Site, Visit};
 pub use crate::diffusion::pipeline::{Picture, Pipeline};
 pub use crate::embedded::annotator::SceneAnnotator;

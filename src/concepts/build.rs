@@ -170,7 +170,7 @@ impl Maps {
 }
 
 /// Encodes item by item.
-fn each_item(
+pub(super) fn each_item(
     sae: &Sae,
     activations: &Activations,
     what: &str,

@@ -28,6 +28,17 @@ pub fn data_folders() -> Vec<PathBuf> {
     [named, source, beside].into_iter().flatten().collect()
 }
 
+/// A file below the first data folder that has it, as in `annotator/config.json`.
+///
+/// # Errors
+/// Names the folders that were searched.
+pub fn data_file(inside: &str) -> Result<PathBuf> {
+    let folders = data_folders();
+    let found = folders.iter().map(|f| f.join(inside)).find(|f| f.is_file());
+    let searched = || folders.iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join(", ");
+    found.ok_or_else(|| Error::invalid(format!("no {inside} in {}", searched())))
+}
+
 /// Names of the embedded models that are there.
 #[must_use]
 pub fn embedded_models() -> Vec<String> {

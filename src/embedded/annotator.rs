@@ -9,7 +9,7 @@ mod train;
 pub use network::{AnnotatorConfig, Answer, Network};
 pub use train::train;
 
-use crate::diffusion::open::data_folders;
+use crate::diffusion::open::data_file;
 use crate::diffusion::weights::Weights;
 use crate::embedded::pictures::to_unit;
 use crate::error::{Error, Result};
@@ -47,11 +47,8 @@ impl SceneAnnotator {
     /// # Errors
     /// Names the folders that were searched, or what is wrong with the files.
     pub fn open() -> Result<Self> {
-        let folders = data_folders();
-        let found = folders.iter().map(|f| f.join("annotator")).find(|f| f.join("config.json").is_file());
-        let searched = || folders.iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join(", ");
-        let dir = found.ok_or_else(|| Error::invalid(format!("no annotator/config.json in {}", searched())))?;
-        Self::open_at(&dir)
+        let config = data_file("annotator/config.json")?;
+        Self::open_at(config.parent().unwrap_or(&config))
     }
 
     /// Opens an annotator's folder.

@@ -2,7 +2,7 @@
 
 use crate::embedded::evaluate::Evaluate;
 use crate::embedded::options::Options;
-use crate::embedded::{annotator, text, unet, vae};
+use crate::embedded::{annotator, text, unet, vae, words};
 use crate::error::{Error, Result};
 use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -50,6 +50,8 @@ pub enum Stage {
     Decoder,
     /// The network that judges pictures.
     Annotator,
+    /// Vectors of the world's words.
+    Words,
 }
 
 /// Arguments of `denoscope embedded train`.
@@ -135,6 +137,7 @@ impl Train {
             Stage::Unet => unet::train(&options),
             Stage::Decoder => vae::train_decoder(&options),
             Stage::Annotator => annotator::train(&options),
+            Stage::Words => words::train(&options),
         })
     }
 }
