@@ -5,6 +5,7 @@ pub mod checkpoint;
 mod cli;
 pub mod evaluate;
 pub mod files;
+pub mod grounding;
 pub mod heads;
 pub mod latents;
 pub mod noise;
@@ -16,6 +17,7 @@ pub mod text;
 pub mod trainer;
 pub mod unet;
 pub mod vae;
+pub mod words;
 
 pub use annotator::SceneAnnotator;
 pub use cli::{Command, Embedded, Stage, Train};

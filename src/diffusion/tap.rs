@@ -4,6 +4,7 @@
 //! return at once; a hook that only looks leaves the very tensor it looked at in place.
 
 use crate::diffusion::hook::{Half, Hook, Kind, Site, Visit};
+use crate::diffusion::layers::reshape;
 use crate::diffusion::module::Module;
 use crate::error::{Error, Result};
 use candle_core::{DType, Tensor};
@@ -180,6 +181,9 @@ fn part(x: &Tensor, half: usize, items: usize, pass: &Pass, site: &Site) -> Resu
         let what = format!("{site}: batch of {} halves with {items} items each", pass.halves.len());
         return Err(Error::Shape { what, found: vec![x.dim(0)?], expected: vec![pass.halves.len() * items] });
     }
+    if pass.halves.len() == 1 {
+        return Ok(x.clone());
+    }
     Ok(x.narrow(0, half * items, items)?)
 }
 
@@ -194,5 +198,5 @@ fn tokens(x: &Tensor) -> Result<((usize, usize), Tensor)> {
             return Err(Error::Shape { what, found: x.dims().into(), expected: vec![0; 3] });
         }
     };
-    Ok((grid, x.to_dtype(DType::F32)?.reshape(shape)?.contiguous()?))
+    Ok((grid, reshape(&x.to_dtype(DType::F32)?, shape)?.contiguous()?))
 }

@@ -211,8 +211,8 @@ fn report(tokenizer: &Tokenizer, encoder: &TextEncoder, heads: &ReadOuts) -> Res
             .collect();
         let texts: Vec<&str> = captions.iter().map(|c| c.text.as_str()).collect();
         let states = encoder.forward(&ids(tokenizer, &texts)?)?;
-    let (rows, width) = (states.elem_count() / states.dim(2)?, states.dim(2)?);
-    let states = reshape(&states, (rows, width))?;
+        let (rows, width) = (states.elem_count() / states.dim(2)?, states.dim(2)?);
+        let states = reshape(&states, (rows, width))?;
         let answers = gather(tokenizer, &captions, true)?;
         for ((score, head), answers) in scores.iter_mut().zip(&heads.0).zip(&answers) {
             let (right, asked) = head.score(&states, answers)?;

@@ -3,9 +3,7 @@
 //! Tokens keep the shape of their map, `[batch, h, w, channels]`, throughout, so that a hook knows the grid.
 
 use super::plan::AttentionPlan;
-use crate::diffusion::layers::{
-    Conv2d, GroupNorm, LayerNorm, Linear, Padding, add, attention, geglu, reshape,
-};
+use crate::diffusion::layers::{Conv2d, GroupNorm, LayerNorm, Linear, Padding, add, attention, geglu, reshape};
 use crate::diffusion::module::{Builder, Hooked, Layout, Module};
 use crate::diffusion::tap::Tap;
 use crate::error::Result;

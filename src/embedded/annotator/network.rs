@@ -1,8 +1,6 @@
 //! Encoder and decoder with skip connections, and two heads for the whole picture.
 
-use crate::diffusion::layers::{
-    Conv2d, GroupNorm, Linear, Padding, add, composed, concat, silu, upsample_nearest,
-};
+use crate::diffusion::layers::{Conv2d, GroupNorm, Linear, Padding, add, composed, concat, silu, upsample_nearest};
 use crate::diffusion::weights::Weights;
 use crate::error::{Error, Result};
 use crate::scene::{Background, Class, Colour, Style};
