@@ -9,7 +9,7 @@ use denoscope::Result;
 use denoscope::activations::Activations;
 use denoscope::kernels::{Matrix, Precision, product};
 use denoscope::random::stream;
-use denoscope::sae::{Options, TopK};
+use denoscope::sae::{BatchTopK, Gated, JumpReLU, Matryoshka, Options, ReLU, TopK};
 use std::time::Instant;
 
 /// Rounds of one product and one step each, taken in turn so that both see the same load; the median counts.
@@ -28,15 +28,29 @@ fn main() -> Result<()> {
         start.elapsed().as_secs_f64()
     };
     let activations = Activations::from_vec((1, 64), d, x.clone())?;
-    for (name, dead_window) in [("step", u64::MAX), ("step with AuxK", 0)] {
-        let options = Options {
-            batch: Some(batch),
-            epochs: Some(1000),
-            dead_window: Some(dead_window),
-            holdout: 0.0,
-            ..Options::default()
-        };
-        let mut training = TopK::new(expansion, k).options(options).begin(&activations)?;
+    let options = |dead_window| Options {
+        batch: Some(batch),
+        epochs: Some(1000),
+        dead_window: Some(dead_window),
+        holdout: 0.0,
+        ..Options::default()
+    };
+    // The three below start with half of all latents; this threshold leaves k of them on noise, whose pre-activations have
+    // the deviation of the encoder rows' length at the start.
+    let mut normals = stream(0, "bench", 2).normals(1 << 16);
+    normals.sort_by(|a, b| b.total_cmp(a));
+    let threshold = normals[(normals.len() * k / n).min(normals.len() / 3)] * (2.0 / expansion as f32).min(1.0);
+    let (plain, aux) = (options(u64::MAX), options(0));
+    let trainings = [
+        ("TopK", TopK::new(expansion, k).options(plain.clone()).begin(&activations)?),
+        ("TopK with AuxK", TopK::new(expansion, k).options(aux).begin(&activations)?),
+        ("BatchTopK", BatchTopK::new(expansion, k).options(plain.clone()).begin(&activations)?),
+        ("Matryoshka", Matryoshka::new(expansion, k).options(plain.clone()).begin(&activations)?),
+        ("JumpReLU", JumpReLU::new(expansion, 0.0).threshold(threshold).options(plain.clone()).begin(&activations)?),
+        ("ReLU, dense start", ReLU::new(expansion, 0.0).options(plain.clone()).begin(&activations)?),
+        ("Gated, dense start", Gated::new(expansion, 0.0).options(plain).begin(&activations)?),
+    ];
+    for (name, mut training) in trainings {
         training.step()?; // the first step draws buffers and is judged
         let mut times: [Vec<f64>; 2] = Default::default();
         for _ in 0..ROUNDS {

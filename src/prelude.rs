@@ -18,7 +18,7 @@ pub use crate::measure::annotate::{Annotation, Annotator};
 pub use crate::measure::generate::Settled;
 pub use crate::measure::{Interval, SpatialSuccess, StyleSuccess, StyleTrial, Trial};
 pub use crate::random::stream;
-pub use crate::sae::{Quality, Sae, TopK, Trained};
+pub use crate::sae::{BatchTopK, Gated, JumpReLU, Matryoshka, Quality, ReLU, Sae, TopK, Trained};
 pub use crate::scene::{
     Background, Caption, Class, Colour, Facts, Mask, Object, Part, Place, Render, Scene, Size, Split, Style,
 };

@@ -5,66 +5,59 @@
 //!
 //! | to | see |
 //! |---|---|
-//! | train one | [`TopK`] |
+//! | train one | [`TopK`], [`BatchTopK`], [`Matryoshka`], [`ReLU`], [`JumpReLU`], [`Gated`] |
 //! | use one | [`Sae::encode`], [`Sae::concept_vector`] |
 //! | judge one | [`Sae::measure`], with [`Sae::random`] as the control |
-//! | keep one | [`Sae::save`], [`Sae::load`] (SAELens' folder layout) |
+//! | keep one | [`Sae::save`], [`Sae::load`] |
 
 mod adam;
-mod checkpoint;
+mod architecture;
+mod batch_topk;
 mod codes;
+mod files;
+mod form;
 mod forward;
+mod gated;
+mod jump_relu;
+mod matryoshka;
 mod measure;
 mod options;
+mod recipe;
+mod relu;
 mod report;
 mod resume;
+mod rule;
 mod select;
 mod start;
 mod tensors;
 mod topk;
 mod train;
 mod training;
+mod weights;
 
+pub use architecture::Architecture;
+pub use batch_topk::BatchTopK;
 pub use codes::Codes;
+pub use gated::Gated;
+pub use jump_relu::JumpReLU;
+pub use matryoshka::Matryoshka;
 pub use measure::Quality;
 pub use options::{Options, Start};
+pub use relu::ReLU;
 pub use report::{Row, Trained};
 pub use topk::TopK;
 pub use training::Training;
+
+use architecture::check_tensor;
 
 use crate::activations::{Activations, Description};
 use crate::error::{Error, Result};
 use crate::kernels::sparse::add_rows;
 use crate::random::stream;
-use serde::{Deserialize, Serialize};
-
-/// The architectures: how latents are made from pre-activations p = W_enc (x − b_dec) + b_enc.
-///
-/// This is the registry: what is not named here is refused by every reader, never guessed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "architecture", rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum Architecture {
-    /// z = TopK(ReLU(p)): the k largest positive pre-activations of a token.
-    TopK {
-        /// Latents that may fire on a token.
-        k: usize,
-    },
-}
-
-impl Architecture {
-    /// The name in files, as SAELens spells it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Architecture::TopK { .. } => "topk",
-        }
-    }
-}
 
 /// A sparse autoencoder in its inference form: plain data, in the units of the activations it was trained on.
 ///
-/// z = TopK(ReLU(W_enc (x − b_dec) + b_enc)), x̂ = W_decᵀ z + b_dec.
+/// z = activation(W_enc (x − b_dec) + b_enc), x̂ = W_decᵀ z + b_dec, with the activation that [`Architecture`] says.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sae {
     /// How latents are made.
@@ -189,25 +182,12 @@ impl Sae {
 
     /// Refuses an SAE whose numbers do not make one.
     pub(crate) fn check(&self) -> Result<()> {
-        let Architecture::TopK { k } = self.architecture;
-        if k == 0 || k > self.latents {
-            return Err(Error::invalid(format!("k = {k} of {} latents: expected 1 ≤ k ≤ latents", self.latents)));
-        }
+        self.architecture.check(self.latents)?;
         let (d, latents) = (self.d, self.latents);
-        for (what, tensor, expected) in [
-            ("W_enc", &self.w_enc, vec![latents, d]),
-            ("b_enc", &self.b_enc, vec![latents]),
-            ("W_dec", &self.w_dec, vec![latents, d]),
-            ("b_dec", &self.b_dec, vec![d]),
-        ] {
-            if tensor.len() != expected.iter().product::<usize>() {
-                return Err(Error::Shape { what: what.into(), found: vec![tensor.len()], expected });
-            }
-            if let Some(v) = tensor.iter().find(|v| !v.is_finite()) {
-                return Err(Error::invalid(format!("{what} holds {v}: expected finite numbers")));
-            }
-        }
-        Ok(())
+        check_tensor("W_enc", &self.w_enc, &[latents, d])?;
+        check_tensor("b_enc", &self.b_enc, &[latents])?;
+        check_tensor("W_dec", &self.w_dec, &[latents, d])?;
+        check_tensor("b_dec", &self.b_dec, &[d])
     }
 
     /// What a notebook shows: the SAE in one line.
@@ -218,8 +198,10 @@ impl Sae {
 
 impl std::fmt::Display for Sae {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Architecture::TopK { k } = self.architecture;
-        write!(f, "TopK SAE: {} latents of {} channels, k = {k}", self.latents, self.d)?;
+        write!(f, "{} SAE: {} latents of {} channels", self.architecture, self.latents, self.d)?;
+        if let Architecture::TopK { k } = self.architecture {
+            write!(f, ", k = {k}")?;
+        }
         match &self.about {
             Some(about) => write!(f, ", {about}"),
             None => Ok(()),

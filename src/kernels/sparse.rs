@@ -119,6 +119,21 @@ wide! {
         }
         scores.len() / CHUNK
     }
+
+    /// The same with a threshold for every score.
+    fn next_over(scores: &[f32], bias: &[f32], thresholds: &[f32], from: usize) -> usize {
+        let chunks = scores.chunks_exact(CHUNK).zip(bias.chunks_exact(CHUNK)).zip(thresholds.chunks_exact(CHUNK));
+        for (number, ((s, b), t)) in chunks.enumerate().skip(from) {
+            let mut over = 0u32;
+            for i in 0..CHUNK {
+                over |= u32::from(s[i] + b[i] > t[i]);
+            }
+            if over != 0 {
+                return number;
+            }
+        }
+        scores.len() / CHUNK
+    }
 }
 
 /// Calls `offer(i, score)` for every `scores[i] + bias[i]` above a threshold that `offer` may raise; it gets and
@@ -143,6 +158,28 @@ pub(crate) fn above(scores: &[f32], bias: &[f32], threshold: f32, mut offer: imp
         number += 1;
     }
     range(whole * CHUNK..scores.len(), &mut threshold);
+}
+
+/// Calls `offer(i, score)` for every `scores[i] + bias[i]` above `thresholds[i]`.
+pub(crate) fn over(scores: &[f32], bias: &[f32], thresholds: &[f32], mut offer: impl FnMut(usize, f32)) {
+    let (mut number, whole) = (0, scores.len() / CHUNK);
+    let mut range = |range: std::ops::Range<usize>| {
+        for i in range {
+            let score = scores[i] + bias[i];
+            if score > thresholds[i] {
+                offer(i, score);
+            }
+        }
+    };
+    loop {
+        number = next_over(scores, bias, thresholds, number);
+        if number >= whole {
+            break;
+        }
+        range(number * CHUNK..(number + 1) * CHUNK);
+        number += 1;
+    }
+    range(whole * CHUNK..scores.len());
 }
 
 #[cfg(test)]
@@ -190,5 +227,19 @@ mod tests {
             })
             .collect();
         assert_eq!(seen, records);
+    }
+
+    #[test]
+    fn everything_over_its_own_threshold_is_offered() {
+        let scores: Vec<f32> = (0..200).map(|i| ((i * 37) % 101) as f32).collect();
+        let thresholds: Vec<f32> = (0..200).map(|i| if i < 130 { 200.0 } else { (i % 90) as f32 }).collect();
+        let mut seen = Vec::new();
+        over(&scores, &[0.5; 200], &thresholds, |i, score| {
+            assert_eq!(score, scores[i] + 0.5);
+            seen.push(i);
+        });
+        let expected: Vec<usize> = (0..200).filter(|&i| scores[i] + 0.5 > thresholds[i]).collect();
+        assert!(expected.len() > 10);
+        assert_eq!(seen, expected);
     }
 }

@@ -75,6 +75,46 @@ impl Codes {
         self.index.len() as f64 / self.tokens().max(1) as f64
     }
 
+    /// Drops all but the `most` largest entries, of equal ones the last; returns the smallest that stays. Without
+    /// anything to drop it returns 0.
+    ///
+    /// All values must be positive: their order is then that of their bits, for which `bits` is room.
+    pub(crate) fn keep_largest(&mut self, most: usize, bits: &mut Vec<u32>) -> f32 {
+        if self.value.len() <= most {
+            return 0.0;
+        }
+        bits.clear();
+        bits.extend(self.value.iter().map(|v| v.to_bits()));
+        let (larger, smallest, _) = bits.select_nth_unstable_by(most - 1, |a, b| b.cmp(a));
+        let smallest = f32::from_bits(*smallest);
+        let mut equal = most - larger.iter().filter(|b| f32::from_bits(**b) > smallest).count();
+        self.retain(|value| {
+            let tie = value == smallest && equal > 0;
+            equal -= usize::from(tie);
+            value > smallest || tie
+        });
+        smallest
+    }
+
+    /// Keeps the entries whose values `keep` says yes to, asked in order; returns which they were.
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(f32) -> bool) -> Vec<usize> {
+        let (mut start, mut kept) = (0, Vec::with_capacity(self.value.len()));
+        for offset in &mut self.offsets[1..] {
+            for e in start..*offset {
+                if keep(self.value[e]) {
+                    let to = kept.len();
+                    (self.index[to], self.value[to]) = (self.index[e], self.value[e]);
+                    kept.push(e);
+                }
+            }
+            start = *offset;
+            *offset = kept.len();
+        }
+        self.index.truncate(kept.len());
+        self.value.truncate(kept.len());
+        kept
+    }
+
     /// Adds the tokens of `other` behind these.
     pub(crate) fn append(&mut self, other: &Codes) {
         let base = self.index.len();
@@ -150,6 +190,22 @@ mod tests {
         assert_eq!(codes.map(3, 1), [4.0, 0.0]);
         assert_eq!(codes.counts(), [1, 1, 0, 2, 1]);
         assert_eq!(codes.l0(), 1.25);
+    }
+
+    #[test]
+    fn the_largest_of_all_tokens_stay_and_of_equal_ones_the_first() {
+        let value = vec![3.0, 1.0, 2.0, 2.0, 5.0, 2.0];
+        let mut codes = Codes {
+            latents: 9,
+            tokens_per_item: 4,
+            offsets: vec![0, 2, 3, 3, 6],
+            index: vec![0, 4, 2, 1, 3, 8],
+            value,
+        };
+        assert_eq!(codes.keep_largest(6, &mut Vec::new()), 0.0);
+        assert_eq!(codes.keep_largest(4, &mut Vec::new()), 2.0);
+        assert_eq!((codes.index, codes.value), (vec![0, 2, 1, 3], vec![3.0, 2.0, 2.0, 5.0]));
+        assert_eq!(codes.offsets, [0, 1, 2, 2, 4]);
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! From activations to codes, and from codes to what they leave unexplained.
 
+use super::Sae;
 use super::codes::Codes;
 use super::select::Selector;
-use super::{Architecture, Sae};
-use crate::kernels::sparse::{add_scaled, residual};
+use super::weights::Weights;
+use crate::kernels::sparse::{above as kernel_above, add_rows, add_scaled, dot, residual};
 use crate::kernels::{Matrix, Precision, product};
 use rayon::prelude::*;
 
@@ -30,54 +31,41 @@ pub(crate) fn centre(x: &[f32], b: &[f32], s: f32) -> Vec<f32> {
 
 /// Codes of centred rows `xc` = x − b_dec, appended to `codes`.
 pub(crate) fn encode(sae: &Sae, xc: &[f32], codes: &mut Codes) {
-    let Architecture::TopK { k } = sae.architecture;
-    tiles(sae, xc, |scores| {
-        top(scores, sae.latents, k, codes, &|selector, row, index, value| selector.row(row, &sae.b_enc, index, value));
-    });
-}
-
-/// The same, and beside it in `aux` the `k_aux` largest positive pre-activations among the `dead` latents.
-pub(crate) fn encode_with_dead(sae: &Sae, xc: &[f32], codes: &mut Codes, dead: &[u32], k_aux: usize, aux: &mut Codes) {
-    let Architecture::TopK { k } = sae.architecture;
-    let k_aux = k_aux.min(dead.len());
-    tiles(sae, xc, |scores| {
-        top(scores, sae.latents, k, codes, &|selector, row, index, value| selector.row(row, &sae.b_enc, index, value));
-        if k_aux > 0 {
-            top(scores, sae.latents, k_aux, aux, &|selector, row, index, value| {
-                selector.row_among(dead, row, &sae.b_enc, index, value)
-            });
-        }
-    });
+    tiles(sae.d, &sae.w_enc, xc, |scores| sae.architecture.encode(scores, &sae.b_enc, codes));
 }
 
 /// xc·W_encᵀ, a tile of rows at a time: never all rows × latents.
-fn tiles(sae: &Sae, xc: &[f32], mut each: impl FnMut(&[f32])) {
-    let (d, n) = (sae.d, sae.latents);
+pub(crate) fn tiles(d: usize, w_enc: &[f32], xc: &[f32], mut each: impl FnMut(&[f32])) {
+    let n = w_enc.len() / d;
     let most = (TILE / n).clamp(ROWS, 4096);
     let mut scores = vec![0.0; most.min(xc.len() / d) * n];
     for tile in xc.chunks(most * d) {
         let rows = tile.len() / d;
         let scores = &mut scores[..rows * n];
-        product(
-            scores,
-            n,
-            Matrix::rows(tile, d),
-            Matrix::rows(&sae.w_enc, d).t(),
-            (rows, d, n),
-            false,
-            Precision::Full,
-        );
+        product(scores, n, Matrix::rows(tile, d), Matrix::rows(w_enc, d).t(), (rows, d, n), false, Precision::Full);
         each(scores);
     }
 }
 
+/// The k largest positive of every row of `scores` + `b_enc`, appended to `codes`.
+pub(crate) fn top(scores: &[f32], b_enc: &[f32], k: usize, codes: &mut Codes) {
+    select(scores, b_enc.len(), k, codes, |selector, row, index, value| selector.row(row, b_enc, index, value));
+}
+
+/// The same among the latents in `among` only.
+pub(crate) fn top_among(scores: &[f32], b_enc: &[f32], k: usize, among: &[u32], codes: &mut Codes) {
+    select(scores, b_enc.len(), k, codes, |selector, row, index, value| {
+        selector.row_among(among, row, b_enc, index, value)
+    });
+}
+
 /// Runs one selection on every row of scores and appends what it finds to `codes`.
-fn top(
+fn select(
     scores: &[f32],
     latents: usize,
     k: usize,
     codes: &mut Codes,
-    select: &(impl Fn(&mut Selector, &[f32], &mut [u32], &mut [f32]) -> usize + Sync),
+    select: impl Fn(&mut Selector, &[f32], &mut [u32], &mut [f32]) -> usize + Sync,
 ) {
     let rows = scores.len() / latents;
     let (mut index, mut value, mut count) = (vec![0u32; rows * k], vec![0f32; rows * k], vec![0usize; rows]);
@@ -102,6 +90,43 @@ fn top(
     }
 }
 
+/// Everything above `threshold` in the rows of `scores` + `b_enc`, appended to `codes`.
+pub(crate) fn above(scores: &[f32], b_enc: &[f32], threshold: f32, codes: &mut Codes) {
+    each_row(scores, b_enc.len(), codes, |row, index, value| {
+        kernel_above(row, b_enc, threshold, |i, score, threshold| {
+            index.push(i as u32);
+            value.push(score);
+            threshold
+        });
+    });
+}
+
+/// Runs a search on every row of scores, which may find any number of entries, and appends them to `codes`.
+pub(crate) fn each_row(
+    scores: &[f32],
+    latents: usize,
+    codes: &mut Codes,
+    find: impl Fn(&[f32], &mut Vec<u32>, &mut Vec<f32>) + Sync,
+) {
+    let parts: Vec<(Vec<usize>, Vec<u32>, Vec<f32>)> = scores
+        .par_chunks(ROWS * latents)
+        .map(|rows| {
+            let (mut ends, mut index, mut value) = (Vec::new(), Vec::new(), Vec::new());
+            for row in rows.chunks_exact(latents) {
+                find(row, &mut index, &mut value);
+                ends.push(index.len());
+            }
+            (ends, index, value)
+        })
+        .collect();
+    for (ends, index, value) in parts {
+        let base = codes.index.len();
+        codes.index.extend(index);
+        codes.value.extend(value);
+        codes.offsets.extend(ends.iter().map(|end| base + end));
+    }
+}
+
 /// What [`residuals`] finds.
 pub(crate) struct Residuals {
     /// Σ over tokens and channels of r².
@@ -114,38 +139,126 @@ pub(crate) struct Residuals {
 ///
 /// The bias is in neither: the target is already centred. ½‖r‖² has the slope ∂/∂z_j = ⟨W_dec_j, r⟩.
 pub(crate) fn residuals(
-    sae: &Sae,
+    weights: &Weights,
     codes: &Codes,
     target: &[f32],
     sign: f32,
     r: &mut [f32],
     slopes: &mut [f32],
 ) -> Residuals {
-    let d = sae.d;
-    // Entries of a chunk of rows are contiguous, but their number varies: cut the slopes by hand.
-    let mut rest = slopes;
-    let mut jobs = Vec::with_capacity(codes.tokens().div_ceil(ROWS));
-    for (number, (r, target)) in r.chunks_mut(ROWS * d).zip(target.chunks(ROWS * d)).enumerate() {
-        let first = number * ROWS;
-        let last = first + r.len() / d;
-        let (mine, others) = rest.split_at_mut(codes.offsets[last] - codes.offsets[first]);
-        rest = others;
-        jobs.push((first, r, target, mine));
-    }
-    let parts: Vec<(f64, Vec<f32>)> = jobs
+    let d = weights.d;
+    let chunks = r.chunks_mut(ROWS * d).zip(target.chunks(ROWS * d));
+    let jobs: Vec<_> = chunks.zip(cut(codes, slopes)).enumerate().collect();
+    let parts = jobs
         .into_par_iter()
-        .map(|(first, r, target, slopes)| {
+        .map(|(number, ((r, target), slopes))| {
             let (mut squares, mut sum, mut at) = (0.0, vec![0.0; d], 0);
             for (t, (r, target)) in r.chunks_exact_mut(d).zip(target.chunks_exact(d)).enumerate() {
-                let (index, value) = codes.token(first + t);
+                let (index, value) = codes.token(number * ROWS + t);
                 let slopes = &mut slopes[at..at + index.len()];
-                squares += f64::from(residual(r, target, sign, value, index, &sae.w_dec, slopes));
+                squares += f64::from(residual(r, target, sign, value, index, &weights.w_dec, slopes));
                 at += index.len();
                 add_scaled(&mut sum, 1.0, r);
             }
             (squares, sum)
         })
         .collect();
+    added(parts, d)
+}
+
+/// The same for nested prefixes of the latents, which end at `levels`, each decoding on its own.
+///
+/// With r_m = W_dec[..levels_m]ᵀ z[..levels_m] − target, the gradient of ½Σ_m ‖r_m‖² by a decoder row of level m is
+/// z_j R_m with R_m = Σ_{n ≥ m} r_n, and the slope is ⟨W_dec_j, R_m⟩. `r` is `[levels, tokens, d]` and becomes R; its
+/// last level is the residual of the whole dictionary, whose squares are returned. The sum is of R_0.
+pub(crate) fn nested_residuals(
+    weights: &Weights,
+    levels: &[usize],
+    codes: &Codes,
+    target: &[f32],
+    r: &mut [f32],
+    slopes: &mut [f32],
+) -> Residuals {
+    let d = weights.d;
+    let mut chunks: Vec<_> = r.chunks_mut(target.len()).map(|level| level.chunks_mut(ROWS * d)).collect();
+    let mut jobs = Vec::new();
+    for (number, (target, slopes)) in target.chunks(ROWS * d).zip(cut(codes, slopes)).enumerate() {
+        let levels: Vec<&mut [f32]> = chunks.iter_mut().filter_map(Iterator::next).collect();
+        jobs.push((number, levels, target, slopes));
+    }
+    let parts = jobs
+        .into_par_iter()
+        .map(|(number, mut r, target, slopes)| {
+            let (mut squares, mut sum, mut first) = (0.0, vec![0.0; d], 0);
+            for (t, target) in target.chunks_exact(d).enumerate() {
+                let (index, value) = codes.token(number * ROWS + t);
+                squares += nested_row(weights, levels, (index, value), target, &mut r, t, &mut slopes[first..]);
+                first += index.len();
+                add_scaled(&mut sum, 1.0, &r[0][t * d..(t + 1) * d]);
+            }
+            (squares, sum)
+        })
+        .collect();
+    added(parts, d)
+}
+
+/// One token of [`nested_residuals`]: row `t` of every level's rows in `r`.
+fn nested_row(
+    weights: &Weights,
+    levels: &[usize],
+    (index, value): (&[u32], &[f32]),
+    target: &[f32],
+    r: &mut [&mut [f32]],
+    t: usize,
+    slopes: &mut [f32],
+) -> f64 {
+    let d = weights.d;
+    let row = t * d..(t + 1) * d;
+    let last = levels.len() - 1;
+    // Entries rise by latent: those of a level are contiguous.
+    let end = |m: usize| index.partition_point(|&j| (j as usize) < levels[m]);
+    let mut from = 0;
+    for m in 0..=last {
+        let (before, here) = r.split_at_mut(m);
+        let here = &mut here[0][row.clone()];
+        match before.last() {
+            Some(before) => here.copy_from_slice(&before[row.clone()]),
+            None => here.iter_mut().zip(target).for_each(|(r, t)| *r = -t),
+        }
+        let to = end(m);
+        add_rows(here, &value[from..to], &index[from..to], &weights.w_dec);
+        from = to;
+    }
+    let whole = &r[last][row.clone()];
+    let squares = f64::from(dot(whole, whole));
+    for m in (0..=last).rev() {
+        if m < last {
+            let (here, after) = r.split_at_mut(m + 1);
+            add_scaled(&mut here[m][row.clone()], 1.0, &after[0][row.clone()]);
+        }
+        let from = if m == 0 { 0 } else { end(m - 1) };
+        for e in from..end(m) {
+            let j = index[e] as usize;
+            slopes[e] = dot(&r[m][row.clone()], &weights.w_dec[j * d..(j + 1) * d]);
+        }
+    }
+    squares
+}
+
+/// The slopes of the entries of every chunk of rows: contiguous, but of varying number.
+fn cut<'a>(codes: &Codes, slopes: &'a mut [f32]) -> Vec<&'a mut [f32]> {
+    let (tokens, mut rest) = (codes.tokens(), slopes);
+    let mut parts = Vec::with_capacity(tokens.div_ceil(ROWS));
+    for first in (0..tokens).step_by(ROWS) {
+        let (mine, others) = rest.split_at_mut(codes.offsets[(first + ROWS).min(tokens)] - codes.offsets[first]);
+        parts.push(mine);
+        rest = others;
+    }
+    parts
+}
+
+/// Sums of the parts in their order.
+fn added(parts: Vec<(f64, Vec<f32>)>, d: usize) -> Residuals {
     let (mut squares, mut sum) = (0.0, vec![0.0; d]);
     for (part, row) in &parts {
         squares += part;

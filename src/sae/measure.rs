@@ -30,6 +30,8 @@ pub struct Quality {
     pub constant_channels: usize,
     /// Share of the tokens on which each latent fires.
     pub density: Vec<f64>,
+    /// Tokens at the end on which each latent did not fire: all of them, if it never did.
+    pub silent: Vec<u64>,
 }
 
 /// Running sums of one channel.
@@ -49,7 +51,7 @@ impl Sae {
     pub fn measure(&self, activations: &Activations) -> Result<Quality> {
         self.fits(activations)?;
         let mut channels = vec![Channel::default(); self.d];
-        let mut fired = vec![0u64; self.latents];
+        let (mut fired, mut last) = (vec![0u64; self.latents], vec![0u64; self.latents]);
         let (mut cosines, mut entries, mut tokens) = (0.0, 0, 0);
         // Moments about the bias, which is near the mean: no digits are lost to a large mean.
         for i in 0..activations.len() {
@@ -57,8 +59,13 @@ impl Sae {
             let codes = self.encode(&x)?;
             let decoded = self.decode(&codes);
             entries += codes.index.len();
-            tokens += codes.tokens();
-            codes.index.iter().for_each(|&j| fired[j as usize] += 1);
+            for t in 0..codes.tokens() {
+                tokens += 1;
+                for &j in codes.token(t).0 {
+                    fired[j as usize] += 1;
+                    last[j as usize] = tokens as u64;
+                }
+            }
             for (x, y) in x.chunks_exact(self.d).zip(decoded.chunks_exact(self.d)) {
                 let norms = f64::from(dot(x, x)).sqrt() * f64::from(dot(y, y)).sqrt();
                 cosines += if norms > 0.0 { f64::from(dot(x, y)) / norms } else { 0.0 };
@@ -96,11 +103,23 @@ impl Sae {
             dead_share: fired.iter().filter(|&&f| f == 0).count() as f64 / self.latents as f64,
             constant_channels: self.d - shares.len(),
             density: fired.iter().map(|&f| f as f64 / n).collect(),
+            silent: last.iter().map(|&at| tokens as u64 - at).collect(),
         })
     }
 }
 
 impl Quality {
+    /// Share of latents that fired on none of the last `window` tokens: what counts as dead in training.
+    ///
+    /// # Errors
+    /// If fewer tokens were measured.
+    pub fn dead_share_over(&self, window: usize) -> Result<f64> {
+        if window > self.tokens {
+            return Err(Error::invalid(format!("a window of {window} tokens, {} were measured", self.tokens)));
+        }
+        Ok(self.silent.iter().filter(|&&s| s >= window as u64).count() as f64 / self.silent.len() as f64)
+    }
+
     /// Names and values of the single numbers, as tables show them.
     #[must_use]
     pub fn rows(&self) -> Vec<(&'static str, String)> {

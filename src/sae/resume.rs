@@ -1,10 +1,12 @@
 //! Checkpoints of a training: everything that decides the rest of it.
 
+use super::Options;
 use super::adam::Moments;
+use super::form::Form;
 use super::report::{self, Row};
 use super::tensors::{self, Array, Arrays};
 use super::train::Trainer;
-use super::{Architecture, Options, Sae};
+use super::weights::Weights;
 use crate::activations::{Activations, Description};
 use crate::error::{Error, Result};
 use crate::random::fnv1a;
@@ -20,7 +22,7 @@ const FORMAT: u32 = 1;
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Identity {
     format: u32,
-    architecture: Architecture,
+    architecture: Form,
     latents: usize,
     options: Options,
     data: Description,
@@ -30,17 +32,17 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    pub(crate) fn new(
-        architecture: Architecture,
-        latents: usize,
-        options: &Options,
-        training: &Activations,
-    ) -> Result<Self> {
+    pub(crate) fn new(architecture: Form, latents: usize, options: &Options, training: &Activations) -> Result<Self> {
         let ends = [training.item(0)?, training.item(training.len() - 1)?];
         let items = training.items().iter().flat_map(|i| i.prompt.bytes().chain(i.seed.to_le_bytes()));
         let hash = fnv1a(items.chain(ends.iter().flatten().flat_map(|v| v.to_le_bytes())));
         let (options, data, items) = (options.clone(), training.about().clone(), training.len());
         Ok(Self { format: FORMAT, architecture, latents, options, data, items, digest: format!("{hash:016x}") })
+    }
+
+    /// The architecture with its settings, as it is written beside an SAE.
+    pub(crate) fn recipe(&self) -> Result<Value> {
+        serde_json::to_string(&self.architecture).and_then(|text| serde_json::from_str(&text)).map_err(Error::invalid)
     }
 
     /// As text and back, as the one on disk went: reading a number back may change its last digit.
@@ -77,17 +79,23 @@ fn path(folder: &Path) -> PathBuf {
 }
 
 /// Writes a checkpoint; the one before stays until it is whole.
-pub(crate) fn save(folder: &Path, identity: &Identity, trainer: &Trainer, scale: f32, history: &[Row]) -> Result<()> {
+pub(crate) fn save(
+    folder: &Path,
+    identity: &Identity,
+    trainer: &mut Trainer,
+    scale: f32,
+    history: &[Row],
+) -> Result<()> {
     let path = path(folder);
     let identity = serde_json::to_string(identity).map_err(|e| Error::format(&path, e))?;
     let facts = HashMap::from([("identity".to_string(), identity), ("log".to_string(), report::csv(history))]);
-    let (sae, m) = (&trainer.sae, &trainer.moments);
-    let (matrix, latents, d) = ([sae.latents, sae.d], [sae.latents], [sae.d]);
-    let arrays = [
-        ("w_enc", Array::floats(&sae.w_enc, &matrix)),
-        ("b_enc", Array::floats(&sae.b_enc, &latents)),
-        ("w_dec", Array::floats(&sae.w_dec, &matrix)),
-        ("b_dec", Array::floats(&sae.b_dec, &d)),
+    let (w, m) = (&trainer.weights, &trainer.moments);
+    let (matrix, latents, d) = ([w.latents, w.d], [w.latents], [w.d]);
+    let mut arrays = vec![
+        ("w_enc", Array::floats(&w.w_enc, &matrix)),
+        ("b_enc", Array::floats(&w.b_enc, &latents)),
+        ("w_dec", Array::floats(&w.w_dec, &matrix)),
+        ("b_dec", Array::floats(&w.b_dec, &d)),
         ("w_enc.m", Array::floats(&m[0].m, &matrix)),
         ("w_enc.v", Array::floats(&m[0].v, &matrix)),
         ("b_enc.m", Array::floats(&m[1].m, &latents)),
@@ -100,6 +108,9 @@ pub(crate) fn save(folder: &Path, identity: &Identity, trainer: &Trainer, scale:
         ("silent", Array::words(&trainer.silent)),
         ("done", Array::words(&[trainer.done as u64])),
     ];
+    for (name, values) in trainer.rule.state() {
+        arrays.push((name, Array::floats(values, &[values.len()])));
+    }
     tensors::write(&path, &arrays, Some(facts))
 }
 
@@ -118,18 +129,18 @@ pub(crate) fn load(folder: &Path, identity: &Identity) -> Result<Option<(Trainer
     let moments = |name: &str, shape: &[usize]| -> Result<Moments> {
         Ok(Moments { m: file.floats(&format!("{name}.m"), shape)?, v: file.floats(&format!("{name}.v"), shape)? })
     };
-    let sae = Sae {
-        architecture: identity.architecture,
+    let weights = Weights {
         d,
         latents: n,
         w_enc: file.floats("w_enc", &[n, d])?,
         b_enc: file.floats("b_enc", &[n])?,
         w_dec: file.floats("w_dec", &[n, d])?,
         b_dec: file.floats("b_dec", &[d])?,
-        about: None,
-        facts: serde_json::Map::new(),
     };
-    let mut trainer = Trainer::new(sae);
+    let mut trainer = Trainer::new(weights, identity.architecture.rule(n)?);
+    for (name, values) in trainer.rule.state() {
+        *values = file.floats(name, &[values.len()])?;
+    }
     trainer.moments =
         [moments("w_enc", &[n, d])?, moments("b_enc", &[n])?, moments("w_dec", &[n, d])?, moments("b_dec", &[d])?];
     trainer.silent = file.words("silent", n)?;

@@ -94,7 +94,11 @@ impl Arrays {
             Dtype::BF16 => {
                 Ok(bytes.chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect())
             }
-            other => Err(Error::format(&self.path, format!("{name} of {other:?}, expected F32, F16 or BF16"))),
+            Dtype::F64 => {
+                let float = |b: &[u8]| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32;
+                Ok(bytes.chunks_exact(8).map(float).collect())
+            }
+            other => Err(Error::format(&self.path, format!("{name} of {other:?}, expected F16, BF16, F32 or F64"))),
         }
     }
 

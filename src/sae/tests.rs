@@ -1,13 +1,25 @@
 //! Tests of training, files and measures.
 
 use super::adam::Adam;
-use super::train::{Settings, Trainer};
-use super::{Architecture, Options, Sae, TopK};
+use super::form::Form;
+use super::recipe::Recipe;
+use super::train::Settings;
+use super::weights::Weights;
+use super::{
+    Architecture, BatchTopK, Gated, JumpReLU, Matryoshka, Options, ReLU, Sae, TopK, batch_topk, gated, jump_relu,
+    matryoshka, relu, topk,
+};
 use crate::activations::Activations;
 use crate::error::Result;
 use crate::kernels::sparse as vector;
 use crate::random::stream;
-use candle_core::{Device, Tensor, Var};
+
+#[path = "tests/gradients.rs"]
+mod gradients;
+
+const D: usize = 5;
+const LATENTS: usize = 11;
+const K: usize = 3;
 
 /// An untied SAE with random numbers everywhere, unit decoder rows.
 fn random_sae(d: usize, latents: usize, k: usize, seed: u64) -> Sae {
@@ -43,122 +55,48 @@ fn refusal<T>(result: Result<T>) -> String {
 /// One step's settings with an auxiliary loss; after the first step, m = (1 − β₁)·gradient.
 fn settings(rate: f32, aux_alpha: f32, aux_k: usize) -> Settings {
     let adam = Adam::step((0.9, 0.999), 1e-8, rate, 1);
-    Settings { adam, scale: 1.3, aux_alpha, aux_k, dead_window: 100, judge: true }
+    Settings { adam, scale: 1.3, aux_alpha, aux_k, dead_window: 100, progress: 1.0, judge: true }
 }
 
-const D: usize = 5;
-const LATENTS: usize = 11;
-const K: usize = 3;
-const TOKENS: usize = 7;
-const AUX_K: usize = 2;
-
-/// A trainer in which every third latent counts as dead, and a batch.
-fn small() -> (Trainer, Vec<f32>) {
-    let mut trainer = Trainer::new(random_sae(D, LATENTS, K, 4));
-    trainer.silent.iter_mut().step_by(3).for_each(|s| *s = 100);
-    (trainer, stream(1, "batch", 0).normals(TOKENS * D))
-}
-
-#[test]
-fn gradients_agree_with_autograd() {
-    let (mut trainer, x) = small();
-    let settings = settings(0.0, 0.7, AUX_K);
-    let before = trainer.sae.clone();
-    trainer.step(&x, &settings).unwrap();
-    let found = trainer.moments.each_ref().map(|m| m.m.iter().map(|m| m / 0.1).collect::<Vec<f32>>());
-
-    let dev = &Device::Cpu;
-    let var = |v: &[f32], shape: &[usize]| Var::from_tensor(&Tensor::from_slice(v, shape, dev).unwrap()).unwrap();
-    let w_enc = var(&before.w_enc, &[LATENTS, D]);
-    let b_enc = var(&before.b_enc, &[LATENTS]);
-    let w_dec = var(&before.w_dec, &[LATENTS, D]);
-    let b_dec = var(&before.b_dec, &[D]);
-    let x = (Tensor::from_slice(&x, (TOKENS, D), dev).unwrap() * 1.3).unwrap();
-    let pre = x.broadcast_sub(&b_dec).unwrap().matmul(&w_enc.t().unwrap()).unwrap().broadcast_add(&b_enc).unwrap();
-    // Which entries fire is decided by sorting, apart from the code under test.
-    let (mut main, mut aux) = (vec![0f32; TOKENS * LATENTS], vec![0f32; TOKENS * LATENTS]);
-    for (t, row) in pre.to_vec2::<f32>().unwrap().iter().enumerate() {
-        for (mask, k, dead) in [(&mut main, K, false), (&mut aux, AUX_K, true)] {
-            let mut order: Vec<usize> = (0..LATENTS).filter(|j| row[*j] > 0.0 && (!dead || j % 3 == 0)).collect();
-            order.sort_by(|a, b| row[*b].total_cmp(&row[*a]));
-            order.iter().take(k).for_each(|j| mask[t * LATENTS + j] = 1.0);
-        }
-    }
-    assert!(main.iter().sum::<f32>() > 10.0 && aux.iter().sum::<f32>() > 5.0, "the case exercises both losses");
-    let masked = |mask: Vec<f32>| (&pre * Tensor::from_vec(mask, (TOKENS, LATENTS), dev).unwrap()).unwrap();
-    let decoded = masked(main).matmul(&w_dec).unwrap().broadcast_add(&b_dec).unwrap();
-    let error = (&x - &decoded).unwrap();
-    let aux_error = (masked(aux).matmul(&w_dec).unwrap() - error.detach()).unwrap();
-    let loss = (error.sqr().unwrap().mean_all().unwrap()
-        + (aux_error.sqr().unwrap().mean_all().unwrap() * 0.7).unwrap())
-    .unwrap();
-    let grads = loss.backward().unwrap();
-    let expected = [&w_enc, &b_enc, &w_dec, &b_dec]
-        .map(|v| grads.get(v).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap());
-    for (which, (found, mut expected)) in
-        ["W_enc", "b_enc", "W_dec", "b_dec"].iter().zip(found.into_iter().zip(expected))
-    {
-        if *which == "W_dec" {
-            for (g, w) in expected.chunks_exact_mut(D).zip(before.w_dec.chunks_exact(D)) {
-                let along = vector::dot(g, w);
-                vector::add_scaled(g, -along, w);
-            }
-        }
-        for (i, (f, e)) in found.iter().zip(&expected).enumerate() {
-            assert!((f - e).abs() < 2e-5, "{which}[{i}]: {f}, autograd says {e}");
-        }
-    }
-}
-
-#[test]
-fn gradients_agree_with_finite_differences() {
-    let loss = |sae: &Sae, x: &[f32]| -> f64 {
-        let scaled: Vec<f32> = x.iter().map(|v| v * 1.3).collect();
-        let decoded = sae.decode(&sae.encode(&scaled).unwrap());
-        scaled.iter().zip(decoded).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>() / x.len() as f64
-    };
-    let (mut trainer, x) = small();
-    let sae = trainer.sae.clone();
-    let report = trainer.step(&x, &settings(0.0, 0.0, 0)).unwrap();
-    assert!((report.loss - loss(&sae, &x)).abs() < 1e-5);
-    let mut checked = 0;
-    for (which, pick) in [(0, 13), (0, 27), (1, 4), (1, 7), (3, 0), (3, 3)] {
-        let shifted = |by: f32| {
-            let mut sae = sae.clone();
-            let tensor = match which {
-                0 => &mut sae.w_enc,
-                1 => &mut sae.b_enc,
-                _ => &mut sae.b_dec,
-            };
-            tensor[pick] += by;
-            loss(&sae, &x)
-        };
-        let h = 1e-3;
-        let numeric = (shifted(h) - shifted(-h)) / f64::from(2.0 * h);
-        let found = f64::from(trainer.moments[which].m[pick] / 0.1);
-        assert!(
-            (found - numeric).abs() < 2e-3 * (1.0 + numeric.abs()),
-            "tensor {which}[{pick}]: {found} against {numeric}"
-        );
-        checked += usize::from(numeric.abs() > 1e-3);
-    }
-    assert!(checked >= 3, "most of the picked weights matter");
+/// A recipe of every architecture for [`planted`] activations, with the concepts of a token as a guide to k.
+fn recipes(expansion: usize, k: usize) -> Vec<(&'static str, Recipe, Form)> {
+    let forms = [
+        ("TopK", Form::TopK(topk::Settings { k })),
+        ("BatchTopK", Form::BatchTopK(batch_topk::Settings { k })),
+        ("Matryoshka", Form::Matryoshka(matryoshka::Settings { k, widths: None })),
+        ("ReLU", Form::ReLU(relu::Settings { l1: 0.7, sparsity_warm_up: 0.1 })),
+        (
+            "JumpReLU",
+            Form::JumpReLU(jump_relu::Settings { l0: 0.5, bandwidth: 0.2, threshold: 0.5, sparsity_warm_up: 0.1 }),
+        ),
+        ("Gated", Form::Gated(gated::Settings { l1: 3.0, sparsity_warm_up: 0.1 })),
+    ];
+    forms.into_iter().map(|(name, form)| (name, Recipe::new(expansion), form)).collect()
 }
 
 #[test]
 fn a_planted_dictionary_is_recovered() {
     let (d, n) = (24, 48);
     let (activations, directions) = planted(d, n, 3, 1500, 5);
-    let trained = TopK::new(4, 4).train(&activations).unwrap();
-    let best = |row: &[f32]| trained.w_dec.chunks_exact(d).map(|f| vector::dot(f, row)).fold(-1.0, f32::max);
-    let recovered = directions.chunks_exact(d).filter(|row| best(row) > 0.9).count();
-    assert!(recovered * 100 >= n * 95, "{recovered} of {n} directions; {}", trained.training);
-    assert!(trained.held_out.as_ref().unwrap().explained_variance > 0.9);
-    for row in trained.w_dec.chunks_exact(d) {
-        assert!((vector::dot(row, row) - 1.0).abs() < 1e-5, "decoder rows are saved with unit length");
-    }
     let control = Sae::random(d, 4 * d, 4, 0).unwrap().centred(&activations).unwrap().measure(&activations).unwrap();
-    assert!(control.explained_variance < trained.training.explained_variance - 0.3, "{control}");
+    let mut misses = Vec::new();
+    for (name, recipe, mut form) in recipes(4, 4) {
+        if let Form::Matryoshka(s) = &mut form {
+            s.widths = Some(vec![3 * d, 4 * d]); // the directions have no order: the first level has room for all
+        }
+        let trained = recipe.train(&form, &activations).unwrap();
+        let best = |row: &[f32]| trained.w_dec.chunks_exact(d).map(|f| vector::dot(f, row)).fold(-1.0, f32::max);
+        let recovered = directions.chunks_exact(d).filter(|row| best(row) > 0.9).count();
+        println!("{name}: {recovered} of {n} directions; {}", trained.training);
+        if recovered * 100 < n * 95 || trained.held_out.as_ref().unwrap().explained_variance < 0.9 {
+            misses.push(name);
+        }
+        for row in trained.w_dec.chunks_exact(d) {
+            assert!((vector::dot(row, row) - 1.0).abs() < 1e-5, "{name}: decoder rows are saved with unit length");
+        }
+        assert!(control.explained_variance < trained.training.explained_variance - 0.3, "{control}");
+    }
+    assert!(misses.is_empty(), "{misses:?}");
 }
 
 fn short() -> (TopK, Activations) {
@@ -166,42 +104,49 @@ fn short() -> (TopK, Activations) {
     (TopK::new(3, 2).batch(200).epochs(8), activations)
 }
 
+/// The same of every architecture.
+fn shorts() -> (Vec<(&'static str, Recipe, Form)>, Activations) {
+    let mut all = recipes(3, 2);
+    for (_, recipe, _) in &mut all {
+        recipe.options = Options { dead_window: Some(500), epochs: Some(8), batch: Some(200), ..Options::default() };
+    }
+    (all, short().1)
+}
+
 #[test]
 fn one_thread_or_two_give_the_same_bits() {
-    let train = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| {
-            let (recipe, activations) = short();
-            recipe
-                .options(Options { dead_window: Some(500), epochs: Some(8), batch: Some(200), ..Options::default() })
-                .train(&activations)
-        })
-        .unwrap()
-    };
-    let (one, two) = (train(1), train(2));
-    assert_eq!(one.sae, two.sae);
-    assert_eq!(one.history, two.history);
+    let (recipes, activations) = shorts();
+    for (name, recipe, form) in recipes {
+        let train = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| recipe.train(&form, &activations)).unwrap()
+        };
+        let (one, two) = (train(1), train(2));
+        assert_eq!(one.sae, two.sae, "{name}");
+        assert_eq!(one.history, two.history, "{name}");
+    }
 }
 
 #[test]
 fn killed_and_resumed_gives_the_same_bits() {
-    let (recipe, activations) = short();
-    let whole = recipe.train(&activations).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let mut killed = recipe.clone().run(folder.path());
-    killed.checkpoint_every = Some(7);
-    for stop in [10, 17, 25] {
-        killed.stop_at = Some(stop); // the last checkpoint is older: some steps are done again
-        assert!(refusal(killed.train(&activations)).contains("stopped"));
+    let (recipes, activations) = shorts();
+    for (name, recipe, form) in recipes {
+        let whole = recipe.train(&form, &activations).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let mut killed = Recipe { folder: Some(folder.path().into()), checkpoint_every: Some(7), ..recipe };
+        for stop in [10, 17, 25] {
+            killed.stop_at = Some(stop); // the last checkpoint is older: some steps are done again
+            assert!(refusal(killed.train(&form, &activations)).contains("stopped"));
+        }
+        killed.stop_at = None;
+        let resumed = killed.train(&form, &activations).unwrap();
+        assert_eq!(resumed.sae, whole.sae, "{name}");
+        assert_eq!(resumed.history, whole.history, "{name}");
+        assert_eq!(std::fs::read_to_string(folder.path().join("log.csv")).unwrap(), whole.csv());
+        // A finished training is read back, and its result is on disk.
+        assert_eq!(killed.train(&form, &activations).unwrap().sae, whole.sae, "{name}");
+        assert_eq!(Sae::load(folder.path()).unwrap(), whole.sae, "{name}");
     }
-    killed.stop_at = None;
-    let resumed = killed.train(&activations).unwrap();
-    assert_eq!(resumed.sae, whole.sae);
-    assert_eq!(resumed.history, whole.history);
-    assert_eq!(std::fs::read_to_string(folder.path().join("log.csv")).unwrap(), whole.csv());
-    // A finished training is read back, and its result is on disk.
-    assert_eq!(killed.train(&activations).unwrap().sae, whole.sae);
-    assert_eq!(Sae::load(folder.path()).unwrap(), whole.sae);
 }
 
 #[test]
@@ -236,10 +181,69 @@ fn unusable_input_is_refused() {
 }
 
 #[test]
+fn settings_that_cannot_be_meant_are_refused() {
+    let (_, activations) = short();
+    assert!(refusal(BatchTopK::new(2, 21).train(&activations)).contains("k = 21 of 20 latents"));
+    assert!(refusal(Matryoshka::new(2, 2).widths([5, 19]).train(&activations)).contains("[5, 19]"));
+    assert!(refusal(Matryoshka::new(2, 2).widths([5, 5, 20]).train(&activations)).contains("expected to rise"));
+    assert!(refusal(ReLU::new(2, -1.0).train(&activations)).contains("l1 = -1"));
+    assert!(refusal(Gated::new(2, 1.0).sparsity_warm_up(1.5).train(&activations)).contains("warm-up of 1.5"));
+    assert!(refusal(JumpReLU::new(2, 1.0).bandwidth(0.0).train(&activations)).contains("bandwidth of 0"));
+    assert!(refusal(JumpReLU::new(2, f32::NAN).train(&activations)).contains("l0 = NaN"));
+}
+
+#[test]
 fn diverging_training_stops_with_the_step() {
-    let (mut trainer, mut x) = small();
+    let (recipe, activations) = short();
+    let mut training = recipe.begin(&activations).unwrap();
+    let mut x = activations.item(0).unwrap();
     x[3] = 1e30;
-    assert!(refusal(trainer.step(&x, &settings(0.1, 0.0, 0))).contains("at step 0"));
+    assert!(refusal(training.trainer.step(&x, &settings(0.1, 0.0, 0))).contains("at step 0"));
+}
+
+/// The codes of a batch in training and those of the folded SAE are the same.
+#[test]
+fn a_gated_sae_folds_to_the_same_codes() {
+    let (d, latents) = (D, LATENTS);
+    let sae = random_sae(d, latents, K, 4);
+    let (r_mag, b_mag) = (stream(1, "r", 0).normals(latents), stream(1, "b", 0).normals(latents));
+    let x = stream(2, "x", 0).normals(40 * d);
+    let mut open = 0;
+    let mut expected = vec![0.0; 40 * latents];
+    for t in 0..40 {
+        let xc: Vec<f32> = x[t * d..(t + 1) * d].iter().zip(&sae.b_dec).map(|(x, b)| x - b).collect();
+        for j in 0..latents {
+            let a = vector::dot(&xc, &sae.w_enc[j * d..(j + 1) * d]);
+            if a + sae.b_enc[j] > 0.0 {
+                expected[t * latents + j] = (r_mag[j].exp() * a + b_mag[j]).max(0.0);
+                open += 1;
+            }
+        }
+    }
+    assert!(open > 50 && expected.iter().filter(|z| **z > 0.0).count() < open, "both conditions decide");
+    let Sae { w_enc, b_enc, w_dec, b_dec, .. } = sae;
+    let folded = gated::fold(Weights { d, latents, w_enc, b_enc, w_dec, b_dec }, &r_mag, &b_mag);
+    let codes = folded.encode(&x).unwrap();
+    for t in 0..40 {
+        for j in 0..latents {
+            let (found, expected) = (codes.get(t, j), expected[t * latents + j]);
+            assert!((found - expected).abs() < 1e-4, "token {t}, latent {j}: {found} against {expected}");
+        }
+    }
+}
+
+#[test]
+fn a_batch_keeps_its_largest_and_the_threshold_keeps_about_as_many() {
+    let (activations, _) = planted(10, 20, 2, 200, 3);
+    let recipe = BatchTopK::new(3, 2).batch(400).epochs(20);
+    let mut training = recipe.begin(&activations).unwrap();
+    while training.step().unwrap() {}
+    // In training k on a token in the mean, exactly.
+    assert!(training.history().iter().all(|row| (row.l0 - 2.0).abs() < 1e-9), "{:?}", training.history().last());
+    let trained = training.finish().unwrap();
+    let Architecture::JumpReLU { threshold } = &trained.architecture else { panic!("{}", trained.sae) };
+    assert!(threshold.iter().all(|t| *t == threshold[0] && *t > 0.0));
+    assert!((trained.training.l0 - 2.0).abs() < 0.2, "{}", trained.training);
 }
 
 #[test]
@@ -287,9 +291,11 @@ fn saelens_folders_round_trip() {
     assert_eq!(Sae::load(folder.path()).unwrap().architecture, Architecture::TopK { k: K });
 
     for (from, to, word) in [
-        ("\"topk\"", "\"gated\"", "gated"),
+        ("\"topk\"", "\"gated\"", "architecture gated has none"),
+        ("\"topk\"", "\"temporal\"", "\"temporal\""),
+        ("\"d_in\"", "\"use_skip\": true, \"d_in\"", "use_skip = true"),
         ("\"none\"", "\"layer_norm\"", "layer_norm"),
-        ("\"apply_b_dec_to_input\": true", "\"apply_b_dec_to_input\": false", "apply_b_dec_to_input"),
+        ("\"reshape_activations\": \"none\"", "\"reshape_activations\": \"hook_z\"", "hook_z"),
         ("\"d_in\": 5", "\"d_in\": 6", "W_enc"),
         ("\"k\": 3", "\"k\": 300", "k = 300"),
     ] {
@@ -298,6 +304,11 @@ fn saelens_folders_round_trip() {
         let refused = refusal(Sae::load(folder.path()));
         assert!(refused.contains(word), "{refused}");
     }
+}
+
+/// Tokens with the given numbers in channel 0 and two other channels.
+fn spread(x: &[f32]) -> Vec<f32> {
+    x.iter().flat_map(|&v| [v, -v, 5.0]).collect()
 }
 
 #[test]
@@ -319,6 +330,14 @@ fn measures_on_an_analytic_case() {
     close(quality.l0, 1.0);
     close(quality.dead_share, 0.5);
     assert_eq!(quality.density, [1.0, 0.0]);
+    assert_eq!(quality.silent, [0, 4]);
+    // A latent that fires on the second token of four only is dead over windows of up to two tokens.
+    sae.b_enc[0] = -2.0;
+    let late = sae.measure(&Activations::from_vec((1, 4), 3, spread(&[1.0, 3.0, 0.5, 1.5])).unwrap()).unwrap();
+    assert_eq!((late.silent[0], late.dead_share_over(2).unwrap()), (2, 1.0));
+    assert_eq!(late.dead_share_over(3).unwrap(), 0.5);
+    assert!(refusal(late.dead_share_over(5)).contains("5 tokens, 4 were measured"));
+    sae.b_enc[0] = 0.0;
     let cosine = |a: f64| (a * a + 25.0) / ((a * a + 26.0).sqrt() * (a * a + 25.0).sqrt());
     close(quality.cosine, (cosine(1.0) + cosine(3.0)) / 2.0);
     let constant = Activations::from_vec((2, 2), 3, vec![1.0; 12]).unwrap();

@@ -1,16 +1,15 @@
-//! The TopK architecture's training (Gao et al. 2024; the recipe of Emergence, section 3).
+//! The TopK architecture (Gao et al. 2024; the recipe of Emergence, section 3).
 
-use super::report::{Row, Trained};
-use super::resume::{self, Identity};
-use super::train::Trainer;
-use super::training::Training;
-use super::{Architecture, Options, Sae, start};
-use crate::activations::Activations;
-use crate::error::{Error, Result};
-use crate::progress::Progress;
-use crate::random::stream;
-use std::path::PathBuf;
-use std::time::Instant;
+use super::architecture::check_k;
+use super::codes::Codes;
+use super::form::Form;
+use super::forward;
+use super::recipe::{Recipe, recipe};
+use super::rule::{Batch, Rule};
+use super::weights::Weights;
+use super::{Architecture, Sae};
+use crate::error::Result;
+use serde::{Deserialize, Serialize};
 
 /// A recipe for a TopK SAE: z = TopK(ReLU(W_enc (x − b_dec) + b_enc)), x̂ = W_decᵀ z + b_dec.
 ///
@@ -36,181 +35,51 @@ use std::time::Instant;
 /// ```
 #[derive(Debug, Clone)]
 pub struct TopK {
-    expansion: usize,
-    k: usize,
-    options: Options,
-    folder: Option<PathBuf>,
-    pub(crate) checkpoint_every: Option<usize>,
-    pub(crate) stop_at: Option<usize>,
+    pub(crate) recipe: Recipe,
+    settings: Settings,
+}
+
+/// What is this architecture's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Settings {
+    pub(crate) k: usize,
 }
 
 impl TopK {
     /// `expansion`·d latents, of which at most `k` fire on a token.
     #[must_use]
     pub fn new(expansion: usize, k: usize) -> Self {
-        Self { expansion, k, options: Options::default(), folder: None, checkpoint_every: None, stop_at: None }
+        Self { recipe: Recipe::new(expansion), settings: Settings { k } }
     }
 
-    /// All options at once.
-    #[must_use]
-    pub fn options(mut self, options: Options) -> Self {
-        self.options = options;
-        self
+    fn form(&self) -> Form {
+        Form::TopK(self.settings)
+    }
+}
+
+recipe!(TopK);
+
+pub(crate) struct TopKRule {
+    k: usize,
+}
+
+impl TopKRule {
+    pub(crate) fn new(settings: Settings, latents: usize) -> Result<Self> {
+        check_k(settings.k, latents)?;
+        Ok(Self { k: settings.k })
+    }
+}
+
+impl Rule for TopKRule {
+    fn encode(&mut self, batch: &Batch<'_>, main: &mut Codes, second: &mut Codes) {
+        batch.tiles(|scores| {
+            forward::top(scores, &batch.weights.b_enc, self.k, main);
+            batch.revive(scores, second);
+        });
     }
 
-    /// See [`Options::epochs`].
-    #[must_use]
-    pub fn epochs(mut self, epochs: usize) -> Self {
-        self.options.epochs = Some(epochs);
-        self
-    }
-
-    /// See [`Options::batch`].
-    #[must_use]
-    pub fn batch(mut self, tokens: usize) -> Self {
-        self.options.batch = Some(tokens);
-        self
-    }
-
-    /// See [`Options::learning_rate`].
-    #[must_use]
-    pub fn learning_rate(mut self, rate: f32) -> Self {
-        self.options.learning_rate = Some(rate);
-        self
-    }
-
-    /// See [`Options::seed`].
-    #[must_use]
-    pub fn seed(mut self, seed: u64) -> Self {
-        self.options.seed = seed;
-        self
-    }
-
-    /// See [`Options::holdout`].
-    #[must_use]
-    pub fn holdout(mut self, share: f64) -> Self {
-        self.options.holdout = share;
-        self
-    }
-
-    /// Keeps checkpoints, the log and the result in `folder`: a training that was killed goes on from there, to the
-    /// same bits, and one that is finished is read back.
-    #[must_use]
-    pub fn run(mut self, folder: impl Into<PathBuf>) -> Self {
-        self.folder = Some(folder.into());
-        self
-    }
-
-    /// Trains on `activations`.
-    ///
-    /// # Errors
-    /// If k exceeds the number of latents, there are fewer tokens than a batch, an activation cannot be read or is
-    /// not finite, the loss diverges, or the folder holds another training.
-    pub fn train(&self, activations: &Activations) -> Result<Trained> {
-        let mut training = self.begin(activations)?;
-        let mut progress =
-            Progress::new(format!("SAE, {} latents", self.expansion * activations.d()), training.steps());
-        while training.step()? {
-            if let Some(row) = training.history().last() {
-                let Row { loss, explained_variance, l0, dead_share, .. } = row;
-                let dead = 100.0 * dead_share;
-                progress.at(
-                    training.done(),
-                    format!(
-                        "· loss {loss:.4}, explained variance {explained_variance:.3}, L0 {l0:.1}, dead {dead:.1} %"
-                    ),
-                );
-            }
-            if self.stop_at == Some(training.done()) {
-                return Err(Error::invalid(format!("stopped at step {}", training.done())));
-            }
-        }
-        training.finish()
-    }
-
-    /// The same, to be taken step by step.
-    ///
-    /// # Errors
-    /// If k exceeds the number of latents, there are fewer tokens than a batch, an activation cannot be read or is
-    /// not finite, or the folder holds another training.
-    pub fn begin(&self, activations: &Activations) -> Result<Training> {
-        let d = activations.d();
-        let latents = self.expansion * d;
-        if self.k == 0 || self.k > latents {
-            return Err(Error::invalid(format!("k = {} of {latents} latents: expected 1 ≤ k ≤ latents", self.k)));
-        }
-        let (training, held_out) = self.split(activations)?;
-        let resolved = self.options.resolve(training.tokens(), latents)?;
-        let options = Options {
-            learning_rate: Some(resolved.learning_rate),
-            batch: Some(resolved.batch),
-            epochs: Some(resolved.steps / resolved.steps_per_epoch),
-            dead_window: Some(resolved.dead_window),
-            ..self.options.clone()
-        };
-        let identity = Identity::new(Architecture::TopK { k: self.k }, latents, &options, &training)?;
-        let resumed = match &self.folder {
-            Some(folder) => resume::load(folder, &identity)?,
-            None => None,
-        };
-        let (trainer, scale, history) = match resumed {
-            Some(state) => state,
-            None => {
-                let (sae, scale) = self.initial(&training, latents)?;
-                (Trainer::new(sae), scale, Vec::new())
-            }
-        };
-
-        Ok(Training {
-            trainer,
-            scale,
-            history,
-            options,
-            resolved,
-            training,
-            held_out,
-            batches: None,
-            batch: Vec::new(),
-            identity,
-            folder: self.folder.clone(),
-            saved: Instant::now(),
-            checkpoint_every: self.checkpoint_every,
-        })
-    }
-
-    /// The items to train on, and those kept out.
-    fn split(&self, activations: &Activations) -> Result<(Activations, Option<Activations>)> {
-        let (n, share) = (activations.len(), self.options.holdout);
-        if !(0.0..1.0).contains(&share) {
-            return Err(Error::invalid(format!("a held-out share of {share}: expected 0 to below 1")));
-        }
-        // One item alone cannot be split; otherwise a share above zero keeps out at least one.
-        let out = if share == 0.0 || n < 2 { 0 } else { ((n as f64 * share).round() as usize).clamp(1, n - 1) };
-        let training = activations.range(0..n - out)?;
-        let held_out = if out > 0 { Some(activations.range(n - out..n)?) } else { None };
-        Ok((training, held_out))
-    }
-
-    /// Initial weights, for scaled activations, and the scale.
-    fn initial(&self, training: &Activations, latents: usize) -> Result<(Sae, f32)> {
-        let (d, seed) = (training.d(), self.options.seed);
-        let mut sample = start::sample(training, start::SAMPLE, seed)?;
-        let b_dec = start::bias(&sample, d, self.options.start);
-        let scale = if self.options.normalise { start::unit_scale(&sample, d)? } else { 1.0 };
-        sample.clear();
-        let w_dec = start::unit_rows(d, latents, &mut stream(seed, "initial dictionary", 0));
-        let sae = Sae {
-            architecture: Architecture::TopK { k: self.k },
-            d,
-            latents,
-            // Tied: encoder and decoder start as one dictionary.
-            w_enc: w_dec.clone(),
-            b_enc: vec![0.0; latents],
-            w_dec,
-            b_dec: b_dec.iter().map(|b| b * scale).collect(),
-            about: None,
-            facts: serde_json::Map::new(),
-        };
-        Ok((sae, scale))
+    fn fold(&self, weights: Weights) -> Sae {
+        weights.sae(Architecture::TopK { k: self.k })
     }
 }

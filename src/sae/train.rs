@@ -1,5 +1,8 @@
 //! One step of training, written out: closed-form sparse gradients, one dense product.
 //!
+//! This is the step of every architecture; a [`Rule`] says which latents fire and what else is in the loss. Written here
+//! for TopK:
+//!
 //! With xc = x − b_dec, codes z and residual r = W_decᵀ z − xc, the loss of a batch of B tokens is
 //! L = (‖r‖² + α‖r_aux‖²) / (B·d), where r_aux = W_decᵀ z_aux − e is what the dead latents leave of the error e = −r,
 //! taken as a constant. For every entry z_j > 0 of a token (p the pre-activation):
@@ -11,11 +14,12 @@
 //! Entries are sorted by latent, so that a latent's gradient is summed, used and forgotten by one thread: no
 //! gradient of a whole matrix exists, and the order of every sum is fixed.
 
-use super::Sae;
 use super::adam::{Adam, Moments};
 use super::codes::{ByLatent, Codes};
-use super::forward::{self, residuals};
+use super::forward::{self, nested_residuals, residuals};
+use super::rule::{Batch, Rule, Second};
 use super::start::normalise;
+use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::kernels::sparse::{add_rows, add_scaled, dot, scale};
 use rayon::prelude::*;
@@ -25,25 +29,45 @@ const LATENTS: usize = 32;
 
 /// An SAE in training, in the units of scaled activations.
 pub(crate) struct Trainer {
-    pub(crate) sae: Sae,
+    pub(crate) weights: Weights,
+    pub(crate) rule: Box<dyn Rule>,
     /// Of W_enc, b_enc, W_dec, b_dec.
     pub(crate) moments: [Moments; 4],
     /// Tokens since each latent fired.
     pub(crate) silent: Vec<u64>,
     /// Steps done.
     pub(crate) done: usize,
-    scratch: Scratch,
+    main: Path,
+    second: Path,
 }
 
-/// Buffers that live from step to step.
-#[derive(Default)]
-struct Scratch {
-    codes: Option<(Codes, Codes)>,
+/// Codes on their way through a step; the buffers live from step to step.
+pub(crate) struct Path {
+    pub(crate) codes: Codes,
+    /// What their reconstruction leaves, `[tokens, d]`, or `[levels, tokens, d]` for nested dictionaries.
     r: Vec<f32>,
-    r_aux: Vec<f32>,
-    slopes: Vec<f32>,
+    /// ½ ∂‖r‖²/∂z of every entry.
+    pub(crate) slopes: Vec<f32>,
     by_latent: ByLatent,
-    by_latent_aux: ByLatent,
+}
+
+impl Path {
+    fn new(latents: usize) -> Self {
+        Self { codes: Codes::empty(latents), r: Vec::new(), slopes: Vec::new(), by_latent: ByLatent::default() }
+    }
+
+    /// Drops the entries whose value is 0.
+    pub(crate) fn drop_silent(&mut self) {
+        let kept = self.codes.retain(|value| value > 0.0);
+        for (to, from) in kept.iter().enumerate() {
+            self.slopes[to] = self.slopes[*from];
+        }
+        self.slopes.truncate(kept.len());
+    }
+
+    fn sort(&mut self) {
+        self.by_latent.sort(&self.codes, &self.slopes);
+    }
 }
 
 /// What a step needs beside the batch.
@@ -55,6 +79,8 @@ pub(crate) struct Settings {
     pub(crate) aux_alpha: f32,
     pub(crate) aux_k: usize,
     pub(crate) dead_window: u64,
+    /// Share of the steps of the training that are done.
+    pub(crate) progress: f32,
     /// Whether the explained variance of the batch is wanted.
     pub(crate) judge: bool,
 }
@@ -73,75 +99,98 @@ pub(crate) struct Step {
 }
 
 impl Trainer {
-    pub(crate) fn new(sae: Sae) -> Self {
+    pub(crate) fn new(weights: Weights, rule: Box<dyn Rule>) -> Self {
         let zeros = |t: &Vec<f32>| Moments::zeros(t.len());
-        let moments = [zeros(&sae.w_enc), zeros(&sae.b_enc), zeros(&sae.w_dec), zeros(&sae.b_dec)];
-        let silent = vec![0; sae.latents];
-        Self { sae, moments, silent, done: 0, scratch: Scratch::default() }
+        let moments = [zeros(&weights.w_enc), zeros(&weights.b_enc), zeros(&weights.w_dec), zeros(&weights.b_dec)];
+        let latents = weights.latents;
+        let (main, second) = (Path::new(latents), Path::new(latents));
+        Self { weights, rule, moments, silent: vec![0; latents], done: 0, main, second }
     }
 
     /// One step on `x` = `[tokens, d]`.
     pub(crate) fn step(&mut self, x: &[f32], settings: &Settings) -> Result<Step> {
-        let (d, latents) = (self.sae.d, self.sae.latents);
+        let (d, latents) = (self.weights.d, self.weights.latents);
         let tokens = x.len() / d;
-        let xc = forward::centre(x, &self.sae.b_dec, settings.scale);
+        let xc = forward::centre(x, &self.weights.b_dec, settings.scale);
         let dead: Vec<u32> = (0..latents as u32).filter(|&j| self.silent[j as usize] >= settings.dead_window).collect();
-        let scratch = &mut self.scratch;
-        let (codes, aux) = scratch.codes.get_or_insert_with(|| (Codes::empty(latents), Codes::empty(latents)));
-        codes.clear();
-        aux.clear();
-        let aux_k = if settings.aux_alpha > 0.0 { settings.aux_k } else { 0 };
-        forward::encode_with_dead(&self.sae, &xc, codes, &dead, aux_k, aux);
+        let (main, second, weights) = (&mut self.main, &mut self.second, &self.weights);
+        main.codes.clear();
+        second.codes.clear();
+        let k_aux = if settings.aux_alpha > 0.0 { settings.aux_k } else { 0 };
+        let batch = Batch { weights, xc: &xc, dead: &dead, k_aux };
+        self.rule.encode(&batch, &mut main.codes, &mut second.codes);
 
-        scratch.r.resize(x.len(), 0.0);
-        scratch.slopes.resize(codes.index.len(), 0.0);
-        let main = residuals(&self.sae, codes, &xc, 1.0, &mut scratch.r, &mut scratch.slopes);
-        scratch.by_latent.sort(codes, &scratch.slopes);
-        let loss = main.squares / x.len() as f64;
+        let levels = self.rule.levels();
+        main.r.resize(x.len() * levels.len().max(1), 0.0);
+        main.slopes.resize(main.codes.index.len(), 0.0);
+        let found = if levels.is_empty() {
+            residuals(weights, &main.codes, &xc, 1.0, &mut main.r, &mut main.slopes)
+        } else {
+            nested_residuals(weights, levels, &main.codes, &xc, &mut main.r, &mut main.slopes)
+        };
+        let whole = &main.r[main.r.len() - x.len()..];
+        let loss = found.squares / x.len() as f64;
         if !loss.is_finite() {
             return Err(Error::invalid(format!(
                 "the loss is {loss} at step {}: a lower learning rate may help",
                 self.done
             )));
         }
-        if aux.index.is_empty() {
-            scratch.by_latent_aux.clear(latents);
+        second.slopes.resize(second.codes.index.len(), 0.0);
+        if !second.codes.index.is_empty() {
+            second.r.resize(x.len(), 0.0);
+            match self.rule.second() {
+                Second::Input => {
+                    residuals(weights, &second.codes, &xc, 1.0, &mut second.r, &mut second.slopes);
+                }
+                Second::Error => {
+                    residuals(weights, &second.codes, whole, -1.0, &mut second.r, &mut second.slopes);
+                    // The weight of this loss goes into its residual and slopes once, and so into every gradient.
+                    second.r.par_chunks_mut(forward::ROWS * d).for_each(|rows| scale(rows, settings.aux_alpha));
+                    scale(&mut second.slopes, settings.aux_alpha);
+                }
+            }
+        }
+        let explained_variance = settings.judge.then(|| explained_variance(&xc, whole, d));
+        self.rule.terms(settings, main, second);
+        main.sort();
+        if second.codes.index.is_empty() {
+            second.by_latent.clear(latents);
         } else {
-            scratch.r_aux.resize(x.len(), 0.0);
-            scratch.slopes.resize(aux.index.len(), 0.0);
-            residuals(&self.sae, aux, &scratch.r, -1.0, &mut scratch.r_aux, &mut scratch.slopes);
-            // The weight of this loss goes into its residual and slopes once, and so into every gradient.
-            scratch.r_aux.par_chunks_mut(forward::ROWS * d).for_each(|rows| scale(rows, settings.aux_alpha));
-            scale(&mut scratch.slopes, settings.aux_alpha);
-            scratch.by_latent_aux.sort(aux, &scratch.slopes);
+            second.sort();
         }
-        let explained_variance = settings.judge.then(|| explained_variance(&xc, &scratch.r, d));
         for (j, silent) in self.silent.iter_mut().enumerate() {
-            *silent = if scratch.by_latent.count(j) > 0 { 0 } else { *silent + tokens as u64 };
+            *silent = if main.by_latent.count(j) > 0 { 0 } else { *silent + tokens as u64 };
         }
-        let report = Step { loss, l0: codes.l0(), dead: dead.len() as f64 / latents as f64, explained_variance };
-        self.update(&xc, main.sum, settings);
+        let report = Step { loss, l0: main.codes.l0(), dead: dead.len() as f64 / latents as f64, explained_variance };
+        self.update(&xc, found.sum, settings);
         self.done += 1;
         Ok(report)
     }
 
-    /// Gradients latent by latent, each used at once; then the decoder bias.
+    /// Gradients latent by latent, each used at once; then the decoder bias and what is the architecture's own.
     fn update(&mut self, xc: &[f32], mut sum_r: Vec<f32>, settings: &Settings) {
-        let d = self.sae.d;
+        let d = self.weights.d;
         let c = 2.0 / xc.len() as f32;
         let adam = settings.adam;
-        let Scratch { r, r_aux, by_latent, by_latent_aux, .. } = &self.scratch;
+        let (main, second, levels) = (&self.main, &self.second, self.rule.levels());
+        let trains_decoder = self.rule.second() == Second::Error;
+        // A latent's decoder row meets the residual of its level.
+        let residual = |j: usize| {
+            let level = levels.iter().position(|&end| j < end).unwrap_or(0);
+            &main.r[level * xc.len()..(level + 1) * xc.len()]
+        };
         let [enc, enc_b, dec, dec_b] = &mut self.moments;
         let size = LATENTS * d;
         let encoder = (
-            self.sae.w_enc.par_chunks_mut(size),
+            self.weights.w_enc.par_chunks_mut(size),
             enc.m.par_chunks_mut(size),
             enc.v.par_chunks_mut(size),
-            self.sae.b_enc.par_chunks_mut(LATENTS),
+            self.weights.b_enc.par_chunks_mut(LATENTS),
             enc_b.m.par_chunks_mut(LATENTS),
             enc_b.v.par_chunks_mut(LATENTS),
         );
-        let decoder = (self.sae.w_dec.par_chunks_mut(size), dec.m.par_chunks_mut(size), dec.v.par_chunks_mut(size));
+        let decoder = (self.weights.w_dec.par_chunks_mut(size), dec.m.par_chunks_mut(size), dec.v.par_chunks_mut(size));
         let through_encoder: Vec<Vec<f32>> = (encoder, decoder)
             .into_par_iter()
             .enumerate()
@@ -152,12 +201,14 @@ impl Trainer {
                     let (j, row) = (number * LATENTS + i, i * d..(i + 1) * d);
                     g_enc.fill(0.0);
                     g_dec.fill(0.0);
-                    let mut g_b = gather(by_latent, j, xc, r, &mut g_enc, &mut g_dec);
-                    g_b += gather(by_latent_aux, j, xc, r_aux, &mut g_enc, &mut g_dec);
-                    add_scaled(&mut through, -g_b, &w_enc[row.clone()]);
+                    let first = gather(&main.by_latent, j, xc, Some(residual(j)), &mut g_enc, &mut g_dec);
+                    let decoded = trains_decoder.then_some(&second.r[..]);
+                    let other = gather(&second.by_latent, j, xc, decoded, &mut g_enc, &mut g_dec);
+                    add_scaled(&mut through, -(first + other), &w_enc[row.clone()]);
                     scale(&mut g_enc, c);
                     scale(&mut g_dec, c);
                     adam.apply(&mut w_enc[row.clone()], &mut m_enc[row.clone()], &mut v_enc[row.clone()], &g_enc);
+                    let g_b = if trains_decoder { first + other } else { other };
                     adam.apply(&mut b_enc[i..=i], &mut m_b[i..=i], &mut v_b[i..=i], &[c * g_b]);
                     // The part along the row would only change its length, which the next line takes back.
                     let w = &mut w_dec[row.clone()];
@@ -173,7 +224,8 @@ impl Trainer {
             add_scaled(&mut sum_r, 1.0, part);
         }
         scale(&mut sum_r, c);
-        adam.apply(&mut self.sae.b_dec, &mut dec_b.m, &mut dec_b.v, &sum_r);
+        adam.apply(&mut self.weights.b_dec, &mut dec_b.m, &mut dec_b.v, &sum_r);
+        self.rule.update(&adam, c);
     }
 
     /// Share of latents that were silent for the whole window.
@@ -182,13 +234,15 @@ impl Trainer {
     }
 }
 
-/// Adds latent `j`'s Σ s·xc to `g_enc` and Σ z·r to `g_dec`; returns Σ s.
-fn gather(entries: &ByLatent, j: usize, xc: &[f32], r: &[f32], g_enc: &mut [f32], g_dec: &mut [f32]) -> f32 {
+/// Adds latent `j`'s Σ s·xc to `g_enc` and, if its decoder row learns from `r`, Σ z·r to `g_dec`; returns Σ s.
+fn gather(entries: &ByLatent, j: usize, xc: &[f32], r: Option<&[f32]>, g_enc: &mut [f32], g_dec: &mut [f32]) -> f32 {
     let range = entries.offsets[j]..entries.offsets[j + 1];
     let (tokens, values, slopes) =
         (&entries.token[range.clone()], &entries.value[range.clone()], &entries.slope[range]);
     add_rows(g_enc, slopes, tokens, xc);
-    add_rows(g_dec, values, tokens, r);
+    if let Some(r) = r {
+        add_rows(g_dec, values, tokens, r);
+    }
     slopes.iter().sum()
 }
 

@@ -89,7 +89,7 @@ impl Training {
         if let Some(folder) = &self.folder {
             let due = self.checkpoint_every.map_or(self.saved.elapsed() >= CHECKPOINT, |n| done % n == 0);
             if due || done == self.resolved.steps {
-                resume::save(folder, &self.identity, &self.trainer, self.scale, &self.history)?;
+                resume::save(folder, &self.identity, &mut self.trainer, self.scale, &self.history)?;
                 self.saved = Instant::now();
             }
         }
@@ -104,6 +104,7 @@ impl Training {
             aux_alpha: options.aux_alpha,
             aux_k: options.aux_k,
             dead_window: self.resolved.dead_window,
+            progress: step as f32 / self.resolved.steps as f32,
             judge: step.is_multiple_of(every) || step + 1 == self.resolved.steps,
         }
     }
@@ -114,9 +115,10 @@ impl Training {
     /// If the activations cannot be read, or the result cannot be written.
     pub fn finish(self) -> Result<Trained> {
         let dead_share = self.trainer.dead_share(self.resolved.dead_window);
-        let mut sae = fold(self.trainer.sae, self.scale);
+        let mut sae = unscaled(self.trainer.rule.fold(self.trainer.weights), self.scale);
         let about = self.training.about();
         sae.about = (!about.fingerprint.is_empty()).then(|| about.clone());
+        sae.facts.insert("recipe".into(), self.identity.recipe()?);
         sae.facts.insert("training".into(), self.options.facts()?);
         let judged = (JUDGED / self.training.tokens_per_item()).clamp(1, self.training.len());
         let training = sae.measure(&self.training.range(0..judged)?)?;
@@ -133,11 +135,13 @@ impl Training {
 
 /// The same SAE for activations as they are: of s·x it reads, x it shall read.
 ///
-/// TopK does not mind a common factor of its pre-activations, so that only the biases change: with b' = b_dec/s and
-/// b_enc' = b_enc/s, every latent is 1/s of what it was and the decoder keeps its unit rows.
-fn fold(mut sae: Sae, scale: f32) -> Sae {
+/// No architecture minds a common factor of its pre-activations and thresholds, so that only biases and thresholds
+/// change: with b' = b_dec/s, b_enc' = b_enc/s and θ' = θ/s, every latent is 1/s of what it was and the decoder keeps its
+/// unit rows.
+fn unscaled(mut sae: Sae, scale: f32) -> Sae {
     for b in sae.b_dec.iter_mut().chain(&mut sae.b_enc) {
         *b /= scale;
     }
+    sae.architecture = sae.architecture.scaled(1.0 / scale);
     sae
 }

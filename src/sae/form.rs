@@ -1,0 +1,41 @@
+//! The registry of architectures in training.
+
+use super::rule::Rule;
+use super::{batch_topk, gated, jump_relu, matryoshka, relu, topk};
+use crate::error::Result;
+use serde::{Deserialize, Serialize};
+
+/// An architecture with its own settings, by the name that SAELens gives it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "architecture")]
+pub(crate) enum Form {
+    #[serde(rename = "topk")]
+    TopK(topk::Settings),
+    #[serde(rename = "batchtopk")]
+    BatchTopK(batch_topk::Settings),
+    #[serde(rename = "matryoshka_batchtopk")]
+    Matryoshka(matryoshka::Settings),
+    #[serde(rename = "standard")]
+    ReLU(relu::Settings),
+    #[serde(rename = "jumprelu")]
+    JumpReLU(jump_relu::Settings),
+    #[serde(rename = "gated")]
+    Gated(gated::Settings),
+}
+
+impl Form {
+    /// The rule at the start of a training of `latents` latents.
+    ///
+    /// # Errors
+    /// If the settings do not fit the latents.
+    pub(crate) fn rule(&self, latents: usize) -> Result<Box<dyn Rule>> {
+        Ok(match self {
+            Form::TopK(s) => Box::new(topk::TopKRule::new(*s, latents)?),
+            Form::BatchTopK(s) => Box::new(batch_topk::BatchTopKRule::new(*s, latents)?),
+            Form::Matryoshka(s) => Box::new(matryoshka::MatryoshkaRule::new(s, latents)?),
+            Form::ReLU(s) => Box::new(relu::ReLURule::new(*s)?),
+            Form::JumpReLU(s) => Box::new(jump_relu::JumpReLURule::new(*s, latents)?),
+            Form::Gated(s) => Box::new(gated::GatedRule::new(*s, latents)?),
+        })
+    }
+}

@@ -1,0 +1,155 @@
+//! The Gated architecture (Rajamanoharan et al. 2024a).
+
+use super::codes::Codes;
+use super::form::Form;
+use super::recipe::{Recipe, recipe, sparsity};
+use super::rule::{Batch, Own, Rule, Second, dense_start, risen};
+use super::train::{Path, Settings as Step};
+use super::weights::Weights;
+use super::{Architecture, Sae, forward};
+use crate::error::Result;
+use crate::kernels::sparse::{above, scale};
+use serde::{Deserialize, Serialize};
+
+/// A recipe for a Gated SAE: z = 1[π > 0]·ReLU(e^r·a + b_mag) with a = W_enc (x − b_dec) and the gate π = a + b_gate.
+///
+/// Which latents fire and how strongly are two paths through one encoder, so that the L1 penalty on the gate does not
+/// shrink the magnitudes. The loss is ‖x − x̂‖² + λ Σ ReLU(π) + ‖x − x̂_gate‖², where x̂_gate decodes ReLU(π) with the
+/// decoder taken as a constant: the only way in which the gate learns.
+///
+/// What is saved is a [JumpReLU](super::Architecture::JumpReLU) SAE with the encoder e^r·W_enc, the bias b_mag and the
+/// threshold max(0, b_mag − e^r·b_gate), which gives the same codes (section 3.2 of the paper).
+///
+/// ```
+/// # use denoscope::{activations::Activations, sae::Gated};
+/// # let data = denoscope::random::stream(0, "example", 0).normals(40 * 16 * 6);
+/// # let activations = Activations::from_vec((4, 4), 6, data)?;
+/// let dense = Gated::new(4, 0.1).train(&activations)?;
+/// let sparse = Gated::new(4, 1.0).train(&activations)?;
+/// assert!(sparse.training.l0 < dense.training.l0);
+/// # Ok::<(), denoscope::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Gated {
+    pub(crate) recipe: Recipe,
+    settings: Settings,
+}
+
+/// What is this architecture's own.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Settings {
+    pub(crate) l1: f32,
+    #[serde(default = "super::recipe::sparsity_warm_up")]
+    pub(crate) sparsity_warm_up: f32,
+}
+
+impl Gated {
+    /// `expansion`·d latents under an L1 penalty of weight `l1` on the gate (λ, for inputs with a mean ‖x‖² of d:
+    /// SAELens' `l1_coefficient`).
+    #[must_use]
+    pub fn new(expansion: usize, l1: f32) -> Self {
+        let settings = Settings { l1, sparsity_warm_up: super::recipe::sparsity_warm_up() };
+        Self { recipe: Recipe::new(expansion), settings }
+    }
+
+    fn form(&self) -> Form {
+        Form::Gated(self.settings)
+    }
+}
+
+recipe!(Gated);
+sparsity!(Gated);
+
+/// b_gate is the encoder bias of the shared weights.
+pub(crate) struct GatedRule {
+    settings: Settings,
+    pub(crate) r_mag: Own,
+    pub(crate) b_mag: Own,
+}
+
+impl GatedRule {
+    pub(crate) fn new(settings: Settings, latents: usize) -> Result<Self> {
+        super::recipe::check_sparsity("l1", settings.l1, settings.sparsity_warm_up)?;
+        let zeros = || Own::new(vec![0.0; latents]);
+        Ok(Self { settings, r_mag: zeros(), b_mag: zeros() })
+    }
+
+    fn gains(&self) -> Vec<f32> {
+        self.r_mag.value.iter().map(|r| r.exp()).collect()
+    }
+}
+
+impl Rule for GatedRule {
+    /// Both codes have the entries whose gate is open: magnitudes in the first, gates in the second.
+    fn encode(&mut self, batch: &Batch<'_>, main: &mut Codes, second: &mut Codes) {
+        let (gains, b_gate) = (self.gains(), &batch.weights.b_enc);
+        batch.tiles(|scores| {
+            forward::above(scores, b_gate, 0.0, second);
+            forward::each_row(scores, batch.weights.latents, main, |row, index, value| {
+                above(row, b_gate, 0.0, |i, _, threshold| {
+                    index.push(i as u32);
+                    value.push((gains[i] * row[i] + self.b_mag.value[i]).max(0.0));
+                    threshold
+                });
+            });
+        });
+    }
+
+    fn second(&self) -> Second {
+        Second::Input
+    }
+
+    fn terms(&mut self, step: &Step, main: &mut Path, second: &mut Path) {
+        // Slopes are of half the loss.
+        let half = risen(self.settings.l1, self.settings.sparsity_warm_up, step.progress) / 2.0;
+        second.slopes.iter_mut().for_each(|s| *s += half);
+        let gains = self.gains();
+        let Path { codes, slopes, .. } = &mut *main;
+        for ((&j, &z), slope) in codes.index.iter().zip(&codes.value).zip(slopes) {
+            let j = j as usize;
+            if z > 0.0 {
+                self.b_mag.gradient[j] += *slope;
+                self.r_mag.gradient[j] += *slope * (z - self.b_mag.value[j]); // e^r·a
+            }
+            *slope *= gains[j];
+        }
+        main.drop_silent();
+    }
+
+    fn update(&mut self, adam: &super::adam::Adam, c: f32) {
+        self.r_mag.update(adam, c);
+        self.b_mag.update(adam, c);
+    }
+
+    fn state(&mut self) -> Vec<(&'static str, &mut Vec<f32>)> {
+        let r = self.r_mag.state(["r_mag", "r_mag.m", "r_mag.v"]);
+        let b = self.b_mag.state(["b_mag", "b_mag.m", "b_mag.v"]);
+        r.into_iter().chain(b).collect()
+    }
+
+    fn start(&self, d: usize, latents: usize) -> f32 {
+        dense_start(d, latents)
+    }
+
+    fn fold(&self, weights: Weights) -> Sae {
+        fold(weights, &self.r_mag.value, &self.b_mag.value)
+    }
+}
+
+/// The JumpReLU SAE with the codes of a Gated one, whose b_gate is in `weights.b_enc`.
+///
+/// With p = e^r·a + b_mag the gate a > −b_gate is open where p > b_mag − e^r·b_gate.
+pub(crate) fn fold(mut weights: Weights, r_mag: &[f32], b_mag: &[f32]) -> Sae {
+    let rows = weights.w_enc.chunks_exact_mut(weights.d).zip(&mut weights.b_enc).zip(r_mag.iter().zip(b_mag));
+    let threshold = rows
+        .map(|((row, b), (r, b_mag))| {
+            let gain = r.exp();
+            scale(row, gain);
+            let threshold = (b_mag - gain * *b).max(0.0);
+            *b = *b_mag;
+            threshold
+        })
+        .collect();
+    weights.sae(Architecture::JumpReLU { threshold })
+}

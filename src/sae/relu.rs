@@ -1,0 +1,89 @@
+//! The ReLU architecture with an L1 penalty (Bricken et al. 2023).
+
+use super::codes::Codes;
+use super::form::Form;
+use super::recipe::{Recipe, recipe, sparsity};
+use super::rule::{Batch, Rule, dense_start, risen};
+use super::train::{Path, Settings as Step};
+use super::weights::Weights;
+use super::{Architecture, Sae, forward};
+use crate::error::Result;
+use serde::{Deserialize, Serialize};
+
+/// A recipe for a ReLU SAE: z = ReLU(W_enc (x − b_dec) + b_enc), with the loss ‖x − x̂‖² + λ Σ z.
+///
+/// Decoder rows have unit length, so that Σ z is what others weigh by their norms. At the start half of the latents fire
+/// on every token, and a step costs as much as a dense one; it gets faster as the codes get sparse. Nothing revives a
+/// latent that no token makes positive.
+///
+/// ```
+/// # use denoscope::{activations::Activations, sae::ReLU};
+/// # let data = denoscope::random::stream(0, "example", 0).normals(40 * 16 * 6);
+/// # let activations = Activations::from_vec((4, 4), 6, data)?;
+/// let dense = ReLU::new(4, 0.1).train(&activations)?;
+/// let sparse = ReLU::new(4, 1.0).train(&activations)?;
+/// assert!(sparse.training.l0 < dense.training.l0);
+/// # Ok::<(), denoscope::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct ReLU {
+    pub(crate) recipe: Recipe,
+    settings: Settings,
+}
+
+/// What is this architecture's own.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Settings {
+    pub(crate) l1: f32,
+    #[serde(default = "super::recipe::sparsity_warm_up")]
+    pub(crate) sparsity_warm_up: f32,
+}
+
+impl ReLU {
+    /// `expansion`·d latents under an L1 penalty of weight `l1` (λ, for inputs with a mean ‖x‖² of d: SAELens'
+    /// `l1_coefficient`).
+    #[must_use]
+    pub fn new(expansion: usize, l1: f32) -> Self {
+        let settings = Settings { l1, sparsity_warm_up: super::recipe::sparsity_warm_up() };
+        Self { recipe: Recipe::new(expansion), settings }
+    }
+
+    fn form(&self) -> Form {
+        Form::ReLU(self.settings)
+    }
+}
+
+recipe!(ReLU);
+sparsity!(ReLU);
+
+pub(crate) struct ReLURule {
+    settings: Settings,
+}
+
+impl ReLURule {
+    pub(crate) fn new(settings: Settings) -> Result<Self> {
+        super::recipe::check_sparsity("l1", settings.l1, settings.sparsity_warm_up)?;
+        Ok(Self { settings })
+    }
+}
+
+impl Rule for ReLURule {
+    fn encode(&mut self, batch: &Batch<'_>, main: &mut Codes, _: &mut Codes) {
+        batch.tiles(|scores| forward::above(scores, &batch.weights.b_enc, 0.0, main));
+    }
+
+    fn terms(&mut self, step: &Step, main: &mut Path, _: &mut Path) {
+        // Slopes are of half the loss.
+        let half = risen(self.settings.l1, self.settings.sparsity_warm_up, step.progress) / 2.0;
+        main.slopes.iter_mut().for_each(|s| *s += half);
+    }
+
+    fn start(&self, d: usize, latents: usize) -> f32 {
+        dense_start(d, latents)
+    }
+
+    fn fold(&self, weights: Weights) -> Sae {
+        weights.sae(Architecture::ReLU)
+    }
+}

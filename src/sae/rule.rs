@@ -1,0 +1,129 @@
+//! What an architecture decides about a step of training; everything else is shared.
+
+use super::adam::{Adam, Moments};
+use super::codes::Codes;
+use super::forward;
+use super::train::{Path, Settings};
+use super::weights::Weights;
+use super::{Architecture, Sae};
+
+/// What a step's codes are made from.
+#[derive(Clone, Copy)]
+pub(crate) struct Batch<'a> {
+    pub(crate) weights: &'a Weights,
+    /// s·x − b_dec, `[tokens, d]`.
+    pub(crate) xc: &'a [f32],
+    /// Latents that count as dead.
+    pub(crate) dead: &'a [u32],
+    /// Dead latents that may take part in the auxiliary loss on a token; 0 without one.
+    pub(crate) k_aux: usize,
+}
+
+impl Batch<'_> {
+    pub(crate) fn tokens(&self) -> usize {
+        self.xc.len() / self.weights.d
+    }
+
+    /// Calls `each` with xc·W_encᵀ, a tile of rows at a time.
+    pub(crate) fn tiles(&self, each: impl FnMut(&[f32])) {
+        forward::tiles(self.weights.d, &self.weights.w_enc, self.xc, each);
+    }
+
+    /// Appends the codes that the dead latents would have on the rows of a tile (the k_aux largest positive).
+    pub(crate) fn revive(&self, scores: &[f32], second: &mut Codes) {
+        let k = self.k_aux.min(self.dead.len());
+        if k > 0 {
+            forward::top_among(scores, &self.weights.b_enc, k, self.dead, second);
+        }
+    }
+}
+
+/// What the second codes of a step reconstruct.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Second {
+    /// The error that the first leave, from dead latents (AuxK): trains encoder and decoder.
+    Error,
+    /// The input once more, through the decoder as it stands: trains the encoder only, and alone its bias.
+    Input,
+}
+
+/// One architecture in training.
+pub(crate) trait Rule: Send {
+    /// Fills the codes of a batch, and the second codes beside them.
+    fn encode(&mut self, batch: &Batch<'_>, main: &mut Codes, second: &mut Codes);
+
+    /// Ends of the nested prefixes of latents that each reconstruct the input; empty if only all of them do.
+    fn levels(&self) -> &[usize] {
+        &[]
+    }
+
+    /// What the second codes reconstruct.
+    fn second(&self) -> Second {
+        Second::Error
+    }
+
+    /// Adds the architecture's own terms to the slopes that the reconstructions left, gathers the gradients of its own
+    /// parameters, and drops entries that do not fire.
+    fn terms(&mut self, _settings: &Settings, _main: &mut Path, _second: &mut Path) {}
+
+    /// Updates its own parameters; `c` is the factor of every gradient.
+    fn update(&mut self, _adam: &Adam, _c: f32) {}
+
+    /// Everything beside the weights that decides the rest of the training, by the name it has in checkpoints.
+    fn state(&mut self) -> Vec<(&'static str, &mut Vec<f32>)> {
+        Vec::new()
+    }
+
+    /// The length of encoder rows to start from, where the decoder's are 1.
+    fn start(&self, _d: usize, _latents: usize) -> f32 {
+        1.0
+    }
+
+    /// The inference form of a training that ended with these weights.
+    fn fold(&self, weights: Weights) -> Sae;
+}
+
+/// The length of encoder rows with which a tied start reconstructs its input where half of the latents fire:
+/// Σ_j ReLU(a⟨f_j, x⟩) f_j ≈ a·(latents/2d)·x for random unit vectors f.
+pub(crate) fn dense_start(d: usize, latents: usize) -> f32 {
+    (2.0 * d as f32 / latents as f32).min(1.0)
+}
+
+/// A coefficient that rises linearly over the first `warm_up` of the training.
+pub(crate) fn risen(coefficient: f32, warm_up: f32, progress: f32) -> f32 {
+    if warm_up > 0.0 { coefficient * (progress / warm_up).min(1.0) } else { coefficient }
+}
+
+/// A number of every latent that one architecture learns beside the weights.
+pub(crate) struct Own {
+    pub(crate) value: Vec<f32>,
+    moments: Moments,
+    /// Summed over the entries of a step in their order.
+    pub(crate) gradient: Vec<f32>,
+}
+
+impl Own {
+    pub(crate) fn new(value: Vec<f32>) -> Self {
+        let n = value.len();
+        Self { value, moments: Moments::zeros(n), gradient: vec![0.0; n] }
+    }
+
+    /// Takes the gathered gradient, times `c`, and forgets it.
+    pub(crate) fn update(&mut self, adam: &Adam, c: f32) {
+        self.gradient.iter_mut().for_each(|g| *g *= c);
+        adam.apply(&mut self.value, &mut self.moments.m, &mut self.moments.v, &self.gradient);
+        self.gradient.fill(0.0);
+    }
+
+    /// Value and moments, under the given names.
+    pub(crate) fn state(&mut self, names: [&'static str; 3]) -> [(&'static str, &mut Vec<f32>); 3] {
+        let [value, m, v] = names;
+        [(value, &mut self.value), (m, &mut self.moments.m), (v, &mut self.moments.v)]
+    }
+}
+
+/// The form of an SAE whose latents fire above one threshold for all.
+pub(crate) fn above_one(weights: Weights, threshold: f32) -> Sae {
+    let threshold = vec![threshold; weights.latents];
+    weights.sae(Architecture::JumpReLU { threshold })
+}
