@@ -4,7 +4,12 @@
 //! taken off the input, latents weighed by decoder norms, gates) is turned into that form here, exactly, or refused by
 //! the name of the field.
 
+mod dictionary_learning;
+mod pickle;
 mod saelens;
+mod sdxl_unbox;
+mod sparsify;
+mod zip;
 
 use super::{Architecture, Sae};
 use crate::error::{Error, Result};
@@ -16,7 +21,12 @@ use std::path::Path;
 type Read = fn(&Path) -> Result<Sae>;
 
 /// The file by which a program's folder is known, whose it is, and how it is read.
-const LAYOUTS: [(&str, &str, Read); 1] = [(saelens::WEIGHTS, "SAELens", saelens::read)];
+const LAYOUTS: [(&str, &str, Read); 4] = [
+    (saelens::WEIGHTS, "SAELens", saelens::read),
+    (sparsify::WEIGHTS, "sparsify", sparsify::read),
+    (dictionary_learning::WEIGHTS, "dictionary_learning", dictionary_learning::read),
+    (sdxl_unbox::WEIGHTS, "sdxl-unbox", sdxl_unbox::read),
+];
 
 impl Sae {
     /// Writes the SAE to `folder` as SAELens (version 6) reads it.
@@ -28,7 +38,18 @@ impl Sae {
         saelens::write(self, folder.as_ref())
     }
 
-    /// Reads an SAE from a folder in the layout of SAELens (any version).
+    /// Writes the SAE to `folder` as sparsify reads it; what is known about it stays behind.
+    ///
+    /// # Errors
+    /// If it is no TopK SAE, or a file cannot be written.
+    pub fn save_sparsify(&self, folder: impl AsRef<Path>) -> Result<()> {
+        self.check()?;
+        sparsify::write(self, folder.as_ref())
+    }
+
+    /// Reads an SAE from a folder in the layout of SAELens (any version), sparsify, dictionary_learning or sdxl-unbox.
+    ///
+    /// PyTorch's files are read by a machine that knows tensors and plain containers and executes nothing.
     ///
     /// # Errors
     /// If the folder has none of the layouts, a file is missing or damaged, a shape is not what the configuration says,
