@@ -10,16 +10,18 @@ pub mod convolution;
 #[cfg(test)]
 mod gradient_check;
 pub mod linear;
+pub mod modulation;
 pub mod normalisation;
 mod op;
 pub mod resample;
 pub mod shift;
 pub(crate) mod tape;
 
-pub use activation::{geglu, quick_gelu, silu};
-pub use attention::attention;
+pub use activation::{geglu, gelu_tanh, quick_gelu, silu};
+pub use attention::{attention, biased_attention};
 pub use convolution::{Conv2d, Padding};
 pub use linear::Linear;
+pub use modulation::{gated, modulate};
 pub use normalisation::{GroupNorm, LayerNorm};
 pub use resample::upsample_nearest;
 pub use shift::shift;

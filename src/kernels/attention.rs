@@ -1,6 +1,6 @@
 //! Scaled dot-product attention on channels-last slices, forward and backward.
 
-use super::pointwise::{softmax_back_rows, softmax_rows};
+use super::pointwise::{scale_and_add, softmax_back_rows, softmax_rows};
 use super::product::{Matrix, Precision, for_each_chunk, product};
 
 /// Sizes of an attention.
@@ -31,11 +31,43 @@ impl Shape {
     }
 }
 
+/// Numbers that are added to the scores before the softmax: a mask, or a bias by position. Rows of keys; a step of 0
+/// gives all items, heads or queries the same rows.
+#[derive(Debug, Clone, Copy)]
+pub struct Bias<'a> {
+    /// The rows.
+    pub data: &'a [f32],
+    /// From an item's first row to the next item's.
+    pub item: usize,
+    /// From a head's first row to the next head's.
+    pub head: usize,
+    /// From a query's row to the next query's.
+    pub query: usize,
+}
+
 /// Queries that are processed together: bounds the matrix of scores at 256 × keys.
 const ROWS: usize = 256;
 
-/// out = softmax(Q Kᵀ · scale) V for every item and head.
-pub fn attention(q: &[f32], k: &[f32], v: &[f32], s: Shape, precision: Precision, out: &mut [f32]) {
+/// Turns the scores of head `h` for the queries from `first` on into probabilities, in place.
+fn probabilities(scores: &mut [f32], s: Shape, bias: Option<Bias<'_>>, item: usize, h: usize, first: usize) {
+    let Some(bias) = bias else { return softmax_rows(scores, s.m, s.scale, first, s.causal) };
+    let start = item * bias.item + h * bias.head;
+    for (r, row) in scores.chunks_exact_mut(s.m).enumerate() {
+        scale_and_add(row, s.scale, &bias.data[start + (first + r) * bias.query..][..s.m]);
+    }
+    softmax_rows(scores, s.m, 1.0, first, s.causal);
+}
+
+/// out = softmax(Q Kᵀ · scale + bias) V for every item and head.
+pub fn attention(
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    s: Shape,
+    bias: Option<Bias<'_>>,
+    precision: Precision,
+    out: &mut [f32],
+) {
     let c = s.channels();
     let blocks = s.n.div_ceil(ROWS);
     // Items are cut into blocks of queries; all blocks but an item's last are whole.
@@ -53,14 +85,14 @@ pub fn attention(q: &[f32], k: &[f32], v: &[f32], s: Shape, precision: Precision
         let mut scores = vec![0f32; rows * s.m];
         for h in 0..s.heads {
             product(&mut scores, s.m, s.head(q, h), s.head(k, h).t(), (rows, s.width, s.m), false, precision);
-            softmax_rows(&mut scores, s.m, s.scale, first, s.causal);
+            probabilities(&mut scores, s, bias, *item, h, first);
             let p = Matrix::rows(&scores, s.m);
             product(&mut out[h * s.width..], c, p, s.head(v, h), (rows, s.m, s.width), false, precision);
         }
     });
 }
 
-/// Gradients of [`attention`] with respect to queries, keys and values, from the gradient of its output.
+/// Gradients of [`attention`] with respect to queries, keys and values (not the bias), from the gradient of its output.
 ///
 /// Probabilities are computed again, block by block, rather than kept.
 #[allow(clippy::too_many_arguments)]
@@ -70,6 +102,7 @@ pub fn attention_back(
     v: &[f32],
     dout: &[f32],
     s: Shape,
+    bias: Option<Bias<'_>>,
     precision: Precision,
     dq: &mut [f32],
     dk: &mut [f32],
@@ -95,7 +128,7 @@ pub fn attention_back(
             for h in 0..s.heads {
                 let at = h * s.width;
                 product(p, s.m, s.head(q, h), s.head(k, h).t(), (rows, s.width, s.m), false, precision);
-                softmax_rows(p, s.m, s.scale, first, s.causal);
+                probabilities(p, s, bias, item, h, first);
                 product(ds, s.m, s.head(dout, h), s.head(v, h).t(), (rows, s.width, s.m), false, precision);
                 let pt = Matrix::rows(p, s.m).t();
                 product(&mut dv[at..], c, pt, s.head(dout, h), (s.m, rows, s.width), later, precision);

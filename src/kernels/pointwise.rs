@@ -55,6 +55,10 @@ pub fn silu_slope(x: f32) -> f32 {
     s * (1.0 + x * (1.0 - s))
 }
 
+/// 2√(2/π), and that times 0.044715: the coefficients of the tanh approximation of GELU.
+const TWICE_U: f32 = 1.595_769;
+const TWICE_U_CUBIC: f32 = 0.071_354_814;
+
 wide! {
     /// y = x·σ(s·x): SiLU for s = 1, CLIP's quick GELU for s = 1.702.
     pub fn swish(x: &[f32], s: f32, y: &mut [f32]) {
@@ -68,6 +72,61 @@ wide! {
         for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
             let g = sigmoid(s * x);
             *dx = dy * g * (1.0 + s * x * (1.0 - g));
+        }
+    }
+
+    /// y = x·σ(2u), u = √(2/π)(x + 0.044715 x³): the tanh approximation of GELU, since (1 + tanh u)/2 = σ(2u).
+    pub fn gelu_tanh(x: &[f32], y: &mut [f32]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = x * sigmoid(x * (TWICE_U + TWICE_U_CUBIC * x * x));
+        }
+    }
+
+    /// dx = dy · d/dx of [`gelu_tanh`].
+    pub fn gelu_tanh_back(x: &[f32], dy: &[f32], dx: &mut [f32]) {
+        for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
+            let square = x * x;
+            let g = sigmoid(x * (TWICE_U + TWICE_U_CUBIC * square));
+            *dx = dy * (g + x * g * (1.0 - g) * (TWICE_U + 3.0 * TWICE_U_CUBIC * square));
+        }
+    }
+
+    /// Rows x·(1 + scale) + shift.
+    pub fn modulate(x: &[f32], scale: &[f32], shift: &[f32], y: &mut [f32]) {
+        let c = scale.len();
+        for (y, x) in y.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
+            for i in 0..c {
+                y[i] = x[i] * (1.0 + scale[i]) + shift[i];
+            }
+        }
+    }
+
+    /// Rows base + x·gate.
+    pub fn gated(base: &[f32], x: &[f32], gate: &[f32], y: &mut [f32]) {
+        let c = gate.len();
+        for ((y, base), x) in y.chunks_exact_mut(c).zip(base.chunks_exact(c)).zip(x.chunks_exact(c)) {
+            for i in 0..c {
+                y[i] = base[i] + x[i] * gate[i];
+            }
+        }
+    }
+
+    /// Rows dx = dy·factor (+ dy if `plus_one`), and sum += Σ dy·x over the rows.
+    pub fn scaled_back(x: &[f32], dy: &[f32], factor: &[f32], plus_one: bool, dx: &mut [f32], sum: &mut [f32]) {
+        let c = factor.len();
+        let one = if plus_one { 1.0 } else { 0.0 };
+        for ((dx, dy), x) in dx.chunks_exact_mut(c).zip(dy.chunks_exact(c)).zip(x.chunks_exact(c)) {
+            for i in 0..c {
+                dx[i] = dy[i] * (one + factor[i]);
+                sum[i] += dy[i] * x[i];
+            }
+        }
+    }
+
+    /// y = y·scale + x.
+    pub fn scale_and_add(y: &mut [f32], scale: f32, x: &[f32]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = *y * scale + x;
         }
     }
 

@@ -27,6 +27,18 @@ pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
     Ok((x * candle_nn::ops::sigmoid(&(x * 1.702)?)?)?)
 }
 
+/// x/2 · (1 + tanh(√(2/π)(x + 0.044715 x³))): the tanh approximation of GELU (Hendrycks and Gimpel 2016), as PixArt and
+/// T5 have it.
+///
+/// # Errors
+/// Of the tensor library.
+pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
+    if op::fused(x) {
+        return tape::apply1(&x.contiguous()?, GeluTanh);
+    }
+    Ok(x.gelu()?)
+}
+
 /// `[…, 2n] → […, n]`: the first half times the exact (erf) GELU of the second, as diffusers' `GEGLU` has it.
 ///
 /// # Errors
@@ -60,6 +72,34 @@ impl CustomOp1 for Swish {
             op::read(dy, |dy| {
                 let mut dx = vec![0f32; values.len()];
                 pointwise::swish_back(values, dy, self.0, &mut dx);
+                op::like(dx, x).map(Some)
+            })
+        })
+    }
+}
+
+struct GeluTanh;
+
+impl CustomOp1 for GeluTanh {
+    fn name(&self) -> &'static str {
+        "gelu-tanh"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let x = op::slice(storage, layout)?;
+        let mut y = vec![0f32; x.len()];
+        crate::kernels::chunks(&mut y, NUMBERS, |i, y| pointwise::gelu_tanh(&x[i * NUMBERS..][..y.len()], y));
+        op::output(y, layout.shape())
+    }
+
+    fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        op::read(x, |values| {
+            op::read(dy, |dy| {
+                let mut dx = vec![0f32; values.len()];
+                crate::kernels::chunks(&mut dx, NUMBERS, |i, dx| {
+                    let part = i * NUMBERS..i * NUMBERS + dx.len();
+                    pointwise::gelu_tanh_back(&values[part.clone()], &dy[part], dx);
+                });
                 op::like(dx, x).map(Some)
             })
         })
@@ -105,6 +145,9 @@ impl CustomOp1 for Geglu {
 /// Rows that one task takes.
 const ROWS: usize = 256;
 
+/// Numbers that one task takes.
+const NUMBERS: usize = 1 << 16;
+
 #[cfg(test)]
 mod tests {
     use super::super::gradient_check::against_composed;
@@ -120,5 +163,7 @@ mod tests {
             Ok((x[0].narrow(D::Minus1, 0, 17)? * gate)?)
         };
         against_composed(&[&[3, 5, 34]], |x| geglu(&x[0]), composed);
+        // Two tasks; the library's own operation is made of the same formula.
+        against_composed(&[&[3, 700, 34]], |x| gelu_tanh(&x[0]), |x| Ok(x[0].gelu()?));
     }
 }

@@ -4,7 +4,7 @@ use super::{op, tape};
 use crate::diffusion::weights::{Init, Weights};
 use crate::error::{Error, Result};
 use crate::kernels::normalisation as kernel;
-use candle_core::{CpuStorage, CustomOp3, D, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, D, DType, Device, Layout, Shape, Tensor};
 
 /// Normalises each item's groups of channels over all positions: y = γ (x − μ)/√(σ² + ε) + β.
 #[derive(Debug, Clone)]
@@ -86,6 +86,14 @@ impl LayerNorm {
         let weight = weights.get("weight", &[channels], Init::Ones)?;
         let bias = weights.get("bias", &[channels], Init::Zeros)?;
         Ok(Self { weight, bias, eps })
+    }
+
+    /// The normalisation alone, γ = 1 and β = 0, which are no weights.
+    ///
+    /// # Errors
+    /// Of the tensor library.
+    pub fn plain(channels: usize, eps: f64, dtype: DType, device: &Device) -> Result<Self> {
+        Ok(Self { weight: Tensor::ones(channels, dtype, device)?, bias: Tensor::zeros(channels, dtype, device)?, eps })
     }
 
     /// `[…, channels]`, same shape out.
