@@ -6,6 +6,7 @@ pub mod module;
 pub mod open;
 pub mod pipeline;
 pub mod scheduler;
+pub mod t5;
 pub mod tap;
 pub mod text;
 pub mod unet;

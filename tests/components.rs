@@ -8,6 +8,8 @@ mod pipeline;
 mod scheduler;
 #[path = "components/support.rs"]
 mod support;
+#[path = "components/t5.rs"]
+mod t5;
 #[path = "components/text.rs"]
 mod text;
 #[path = "components/vae.rs"]

@@ -1,6 +1,6 @@
 //! `text_encoder/config.json`.
 
-use crate::diffusion::layers::quick_gelu;
+use crate::diffusion::layers::{composed, gelu_tanh, quick_gelu, silu};
 use crate::diffusion::open::Fields;
 use crate::error::{Error, Result};
 use candle_core::Tensor;
@@ -16,7 +16,11 @@ pub enum Activation {
     /// x · Φ(x), through the error function.
     Gelu,
     /// The tanh approximation of [`Activation::Gelu`].
+    #[serde(alias = "gelu_pytorch_tanh")]
     GeluNew,
+    /// x · σ(x).
+    #[serde(alias = "swish")]
+    Silu,
     /// max(x, 0).
     Relu,
 }
@@ -29,9 +33,10 @@ impl Activation {
     pub fn forward(self, x: &Tensor) -> Result<Tensor> {
         match self {
             Activation::QuickGelu => quick_gelu(x),
-            Activation::Gelu => Ok(x.gelu_erf()?),
-            Activation::GeluNew => Ok(x.gelu()?),
-            Activation::Relu => Ok(x.relu()?),
+            Activation::Gelu => composed(&[x], |x| Ok(x[0].gelu_erf()?)),
+            Activation::GeluNew => gelu_tanh(x),
+            Activation::Silu => silu(x),
+            Activation::Relu => composed(&[x], |x| Ok(x[0].relu()?)),
         }
     }
 }
