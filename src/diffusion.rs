@@ -1,5 +1,7 @@
 //! Diffusion models one can see inside: networks, schedulers, pipeline, hooks.
 
+pub mod captions;
+pub mod dit;
 pub mod hook;
 pub mod layers;
 pub mod module;
@@ -9,6 +11,8 @@ pub mod scheduler;
 pub mod t5;
 pub mod tap;
 pub mod text;
+mod timestep;
+pub mod transformer;
 pub mod unet;
 pub mod vae;
 pub mod weights;

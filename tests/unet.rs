@@ -3,7 +3,6 @@
 use candle_core::{DType, Device, Tensor};
 use denoscope::Result;
 use denoscope::diffusion::hook::{Half, Hook, Kind, Site, Visit};
-use denoscope::diffusion::module::Layout;
 use denoscope::diffusion::tap::{Pass, Tap};
 use denoscope::diffusion::unet::{Unet, UnetConfig};
 use denoscope::diffusion::weights::Weights;
@@ -72,14 +71,9 @@ impl Look {
 
     /// As diffusers lays it out.
     fn take(&self, unet: &Unet, site: &Site) -> Tensor {
-        let (parts, (h, w)) = &self.seen[site];
-        let x = Tensor::cat(parts, 0).unwrap();
-        let (b, _, c) = x.dims3().unwrap();
-        match unet.module(&site.module).unwrap().layout() {
-            Layout::Map => x.transpose(1, 2).unwrap().contiguous().unwrap().reshape((b, c, *h, *w)).unwrap(),
-            Layout::Tokens => x,
-            Layout::Vector => x.squeeze(1).unwrap(),
-        }
+        let (parts, grid) = &self.seen[site];
+        let layout = unet.module(&site.module).unwrap().layout(site.kind);
+        layout.to_diffusers(&Tensor::cat(parts, 0).unwrap(), *grid).unwrap()
     }
 }
 

@@ -19,13 +19,34 @@ pub enum Layout {
     Tokens,
     /// One vector an item, `[batch, channels]` in diffusers; a hook sees it as a single token.
     Vector,
+    /// Some vectors an item, `[batch · n, channels]` in diffusers; a hook sees them as n tokens.
+    Vectors,
+    /// One number an item, `[batch]` in diffusers; a hook sees it as a single token of one channel.
+    Number,
+}
+
+impl Layout {
+    /// What a hook sees, `[items, tokens, channels]` with the tokens on a grid, as diffusers lays it out.
+    ///
+    /// # Errors
+    /// A grid that does not fit.
+    pub fn to_diffusers(self, tokens: &Tensor, (h, w): (usize, usize)) -> Result<Tensor> {
+        let (batch, n, c) = tokens.dims3()?;
+        Ok(match self {
+            Layout::Map => tokens.transpose(1, 2)?.contiguous()?.reshape((batch, c, h, w))?,
+            Layout::Tokens => tokens.clone(),
+            Layout::Vector => tokens.reshape((batch, n * c))?,
+            Layout::Vectors => tokens.reshape((batch * n, c))?,
+            Layout::Number => tokens.reshape(batch * n * c)?,
+        })
+    }
 }
 
 /// A module that hooks can reach: its path, and what enters and leaves it.
 #[derive(Debug, Clone)]
 pub struct Module {
     path: Arc<str>,
-    layout: Layout,
+    layouts: (Layout, Layout),
     inputs: usize,
     outputs: usize,
     keeps_grid: bool,
@@ -38,10 +59,10 @@ impl Module {
         &self.path
     }
 
-    /// The layout of its tensors in diffusers.
+    /// The layout of the tensor `kind` in diffusers.
     #[must_use]
-    pub fn layout(&self) -> Layout {
-        self.layout
+    pub fn layout(&self, kind: Kind) -> Layout {
+        if kind == Kind::Input { self.layouts.0 } else { self.layouts.1 }
     }
 
     /// Channels of the tensor `kind`.
@@ -125,8 +146,18 @@ impl Builder {
 
     /// Notes the module here; with `grid` false its output lies on another grid than its input.
     pub(crate) fn module(&self, layout: Layout, inputs: usize, outputs: usize, keeps_grid: bool) -> Module {
+        self.module_between((layout, inputs), (layout, outputs), keeps_grid)
+    }
+
+    /// Notes the module here, whose output is laid out in another way than its input.
+    pub(crate) fn module_between(
+        &self,
+        (from, inputs): (Layout, usize),
+        (to, outputs): (Layout, usize),
+        keeps_grid: bool,
+    ) -> Module {
         let path = self.weights.path().get(self.root..).unwrap_or_default().into();
-        let module = Module { path, layout, inputs, outputs, keeps_grid };
+        let module = Module { path, layouts: (from, to), inputs, outputs, keeps_grid };
         self.modules.borrow_mut().0.push(module.clone());
         module
     }
@@ -169,6 +200,13 @@ impl Builder {
         let here = self.at(name);
         let at = here.module(Layout::Tokens, channels, channels, true);
         Ok(Hooked { layer: LayerNorm::load(&here.weights, channels, eps)?, at })
+    }
+
+    /// A layer normalisation without weights.
+    pub(crate) fn plain_norm(&self, name: &str, channels: usize, eps: f64) -> Result<Hooked<LayerNorm>> {
+        let here = self.at(name);
+        let at = here.module(Layout::Tokens, channels, channels, true);
+        Ok(Hooked { layer: LayerNorm::plain(channels, eps, here.weights.dtype(), here.weights.device())?, at })
     }
 }
 

@@ -8,20 +8,19 @@ mod block;
 mod config;
 mod plan;
 mod resnet;
-mod timestep;
 mod transformer;
 
 pub use config::{Activation, Counts, Depths, Switches, TimeNorm, UnetConfig};
 
 use crate::diffusion::hook::Site;
 use crate::diffusion::layers::{Conv2d, GroupNorm, Padding};
-use crate::diffusion::module::{Builder, Hooked, Module, Modules};
+use crate::diffusion::module::{Builder, Hooked, Layout, Module, Modules};
 use crate::diffusion::tap::Tap;
+use crate::diffusion::timestep::{Sinusoid, TimeEmbedding};
 use crate::diffusion::weights::Weights;
 use crate::error::{Error, Result};
 use block::{Context, DownBlock, MidBlock, UpBlock};
 use candle_core::{DType, Tensor};
-use timestep::{Sinusoid, TimeEmbedding};
 
 /// A Stable Diffusion U-Net.
 #[derive(Debug)]
@@ -54,7 +53,13 @@ impl Unet {
 
         let conv_in = edge("conv_in", config.in_channels, first, config.conv_in_kernel)?;
         let time_proj = Sinusoid::new(first, config.flip_sin_to_cos, config.freq_shift, weights.device())?;
-        let time_embedding = TimeEmbedding::load(config, &b.at("time_embedding"))?;
+        let time_embedding = TimeEmbedding::load(
+            &b.at("time_embedding"),
+            Layout::Vector,
+            (first, config.time_dim()),
+            config.act_fn,
+            config.timestep_post_act,
+        )?;
         let down = |(i, p)| DownBlock::load(config, p, &b.at("down_blocks").at(i));
         let down_blocks = plan.down.iter().enumerate().map(down).collect::<Result<_>>()?;
         let mid_block = plan.mid.as_ref().map(|p| MidBlock::load(config, p, &b.at("mid_block"))).transpose()?;
@@ -108,6 +113,12 @@ impl Unet {
     /// A path that does not exist, or the residual of a module whose input and output differ in shape.
     pub fn check<'a>(&self, sites: impl IntoIterator<Item = &'a Site>) -> Result<()> {
         self.modules.check(sites)
+    }
+
+    /// Width of the text that its blocks look at, if any does.
+    #[must_use]
+    pub fn text_width(&self) -> Option<usize> {
+        self.text
     }
 
     /// Predicts the noise in `sample[batch, h, w, in_channels]` at `timesteps[batch]` (f32, or one for all) given

@@ -66,6 +66,12 @@ impl Fields {
         }
     }
 
+    /// Whether the file says null for `name`, where that means something other than leaving it out.
+    #[must_use]
+    pub fn is_null(&self, name: &str) -> bool {
+        self.values.get(name).is_some_and(Value::is_null)
+    }
+
     /// The value of `name`, which must be there.
     ///
     /// # Errors

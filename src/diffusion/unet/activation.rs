@@ -1,7 +1,7 @@
 //! The nonlinearities that a configuration can name.
 
 use super::config::Activation;
-use crate::diffusion::layers::{GroupNorm, silu};
+use crate::diffusion::layers::{GroupNorm, composed, silu};
 use crate::diffusion::module::Hooked;
 use crate::diffusion::tap::Tap;
 use crate::error::Result;
@@ -12,13 +12,13 @@ impl Activation {
     pub(crate) fn forward(self, x: &Tensor) -> Result<Tensor> {
         match self {
             Activation::Silu => silu(x),
-            Activation::Gelu => Ok(x.gelu_erf()?),
-            Activation::Relu => Ok(x.relu()?),
-            Activation::Mish => {
+            Activation::Gelu => composed(&[x], |x| Ok(x[0].gelu_erf()?)),
+            Activation::Relu => composed(&[x], |x| Ok(x[0].relu()?)),
+            Activation::Mish => composed(&[x], |x| {
                 // ln(1 + eˣ) = max(x, 0) + ln(1 + e^−|x|), which cannot overflow.
-                let softplus = (x.relu()? + (x.abs()?.neg()?.exp()? + 1.0)?.log()?)?;
-                Ok((x * softplus.tanh()?)?)
-            }
+                let softplus = (x[0].relu()? + (x[0].abs()?.neg()?.exp()? + 1.0)?.log()?)?;
+                Ok((&x[0] * softplus.tanh()?)?)
+            }),
         }
     }
 

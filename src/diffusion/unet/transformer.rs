@@ -3,18 +3,17 @@
 //! Tokens keep the shape of their map, `[batch, h, w, channels]`, throughout, so that a hook knows the grid.
 
 use super::plan::AttentionPlan;
-use crate::diffusion::layers::{Conv2d, GroupNorm, LayerNorm, Linear, Padding, add, attention, geglu, reshape};
+use crate::diffusion::layers::{Conv2d, GroupNorm, LayerNorm, Linear, Padding, add};
 use crate::diffusion::module::{Builder, Hooked, Layout, Module};
 use crate::diffusion::tap::Tap;
+use crate::diffusion::transformer::{Attention, FeedForward, HiddenLayer};
 use crate::error::Result;
-use candle_core::{D, Tensor};
+use candle_core::Tensor;
 
 /// ε of a transformer's group normalisation; diffusers fixes it, whatever `norm_eps` says.
 const GROUP_EPS: f64 = 1e-6;
 /// ε of its layer normalisations.
 const LAYER_EPS: f64 = 1e-5;
-/// Hidden units of the feed-forward network for each channel.
-const EXPANSION: usize = 4;
 
 /// A projection into and out of a transformer: a 1×1 convolution in SD 1, a linear layer in SD 2.
 #[derive(Debug)]
@@ -103,11 +102,11 @@ impl TransformerBlock {
         Ok(Self {
             at: b.module(Layout::Tokens, channels, channels, true),
             norm1: b.layer_norm("norm1", channels, LAYER_EPS)?,
-            attn1: Attention::load(channels, first, plan.heads, &b.at("attn1"))?,
+            attn1: Attention::load(channels, first, plan.heads, false, &b.at("attn1"))?,
             norm2: b.layer_norm("norm2", channels, LAYER_EPS)?,
-            attn2: Attention::load(channels, plan.text, plan.heads, &b.at("attn2"))?,
+            attn2: Attention::load(channels, plan.text, plan.heads, false, &b.at("attn2"))?,
             norm3: b.layer_norm("norm3", channels, LAYER_EPS)?,
-            ff: FeedForward::load(channels, &b.at("ff"))?,
+            ff: FeedForward::load(channels, HiddenLayer::Geglu, &b.at("ff"))?,
             only_cross: plan.only_cross,
         })
     }
@@ -115,77 +114,11 @@ impl TransformerBlock {
     fn forward(&self, x: &Tensor, text: &Tensor, tap: &mut Tap<'_>) -> Result<Tensor> {
         tap.around(&self.at, x, |x, tap| {
             let h = self.norm1.forward(x, tap)?;
-            let x = add(&self.attn1.forward(&h, self.only_cross.then_some(text), tap)?, x)?;
+            let x = add(&self.attn1.forward(&h, self.only_cross.then_some(text), None, tap)?, x)?;
             let h = self.norm2.forward(&x, tap)?;
-            let x = add(&self.attn2.forward(&h, Some(text), tap)?, &x)?;
+            let x = add(&self.attn2.forward(&h, Some(text), None, tap)?, &x)?;
             let h = self.norm3.forward(&x, tap)?;
             add(&self.ff.forward(&h, tap)?, &x)
-        })
-    }
-}
-
-/// Multi-head attention of a map's tokens over themselves or over a text.
-#[derive(Debug)]
-struct Attention {
-    at: Module,
-    to_q: Hooked<Linear>,
-    to_k: Hooked<Linear>,
-    to_v: Hooked<Linear>,
-    to_out: Hooked<Linear>,
-    heads: usize,
-}
-
-impl Attention {
-    fn load(channels: usize, context: usize, heads: usize, b: &Builder) -> Result<Self> {
-        Ok(Self {
-            at: b.module(Layout::Tokens, channels, channels, true),
-            to_q: b.linear("to_q", Layout::Tokens, channels, channels, false)?,
-            to_k: b.linear("to_k", Layout::Tokens, context, channels, false)?,
-            to_v: b.linear("to_v", Layout::Tokens, context, channels, false)?,
-            to_out: b.linear("to_out.0", Layout::Tokens, channels, channels, true)?,
-            heads,
-        })
-    }
-
-    fn forward(&self, x: &Tensor, text: Option<&Tensor>, tap: &mut Tap<'_>) -> Result<Tensor> {
-        tap.around(&self.at, x, |x, tap| {
-            let (b, h, w, c) = x.dims4()?;
-            let context = text.unwrap_or(x);
-            let n = context.elem_count() / (b * context.dim(D::Minus1)?);
-            let q = reshape(&self.to_q.forward(x, tap)?, (b, h * w, c))?;
-            let k = reshape(&self.to_k.forward(context, tap)?, (b, n, c))?;
-            let v = reshape(&self.to_v.forward(context, tap)?, (b, n, c))?;
-            let scale = 1.0 / ((c / self.heads) as f64).sqrt();
-            let y = attention(&q, &k, &v, self.heads, scale, false)?;
-            self.to_out.forward(&reshape(&y, (b, h, w, c))?, tap)
-        })
-    }
-}
-
-/// W₂ (u ⊙ gelu(g)) with [u, g] = W₁ x: diffusers' `FeedForward` with `GEGLU`.
-#[derive(Debug)]
-struct FeedForward {
-    at: Module,
-    gate: Module,
-    proj: Hooked<Linear>,
-    out: Hooked<Linear>,
-}
-
-impl FeedForward {
-    fn load(channels: usize, b: &Builder) -> Result<Self> {
-        let hidden = EXPANSION * channels;
-        Ok(Self {
-            at: b.module(Layout::Tokens, channels, channels, true),
-            gate: b.at("net.0").module(Layout::Tokens, channels, hidden, true),
-            proj: b.linear("net.0.proj", Layout::Tokens, channels, 2 * hidden, true)?,
-            out: b.linear("net.2", Layout::Tokens, hidden, channels, true)?,
-        })
-    }
-
-    fn forward(&self, x: &Tensor, tap: &mut Tap<'_>) -> Result<Tensor> {
-        tap.around(&self.at, x, |x, tap| {
-            let h = tap.around(&self.gate, x, |x, tap| geglu(&self.proj.forward(x, tap)?))?;
-            self.out.forward(&h, tap)
         })
     }
 }

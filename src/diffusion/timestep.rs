@@ -1,9 +1,9 @@
 //! The timestep as a vector: sines and cosines, then two linear layers.
 
-use super::config::{Activation, UnetConfig};
 use crate::diffusion::layers::Linear;
 use crate::diffusion::module::{Builder, Hooked, Layout, Module};
 use crate::diffusion::tap::Tap;
+use crate::diffusion::unet::Activation;
 use crate::error::Result;
 use candle_core::{DType, Device, Tensor};
 
@@ -48,18 +48,24 @@ pub(crate) struct TimeEmbedding {
 }
 
 impl TimeEmbedding {
-    pub(crate) fn load(config: &UnetConfig, b: &Builder) -> Result<Self> {
-        let (inputs, width) = (config.block_out_channels[0], config.time_dim());
+    /// `layout` says whether an item has one such vector or several.
+    pub(crate) fn load(
+        b: &Builder,
+        layout: Layout,
+        (inputs, width): (usize, usize),
+        activation: Activation,
+        post: Option<Activation>,
+    ) -> Result<Self> {
         Ok(Self {
-            at: b.module(Layout::Vector, inputs, width, true),
-            linear_1: b.linear("linear_1", Layout::Vector, inputs, width, true)?,
-            linear_2: b.linear("linear_2", Layout::Vector, width, width, true)?,
-            activation: config.act_fn,
-            post: config.timestep_post_act,
+            at: b.module(layout, inputs, width, true),
+            linear_1: b.linear("linear_1", layout, inputs, width, true)?,
+            linear_2: b.linear("linear_2", layout, width, width, true)?,
+            activation,
+            post,
         })
     }
 
-    /// `[batch, channels] → [batch, width]`.
+    /// `[batch, channels] → [batch, width]`, or `[batch, n, channels] → [batch, n, width]`.
     pub(crate) fn forward(&self, x: &Tensor, tap: &mut Tap<'_>) -> Result<Tensor> {
         tap.around(&self.at, x, |x, tap| {
             let x = self.linear_1.forward(x, tap)?;
