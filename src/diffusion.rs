@@ -1,6 +1,7 @@
 //! Diffusion models one can see inside: networks, schedulers, pipeline, hooks.
 
 pub mod captions;
+pub mod denoiser;
 pub mod dit;
 pub mod hook;
 pub mod layers;

@@ -6,6 +6,7 @@ pub use crate::concepts::{
     Composition, Dictionary, Embedding, Label, LabelledMask, Labelling, Maps, Summary, Vocabulary, Weighting,
     WordVectors, top_concepts,
 };
+pub use crate::diffusion::captions::Precomputed;
 pub use crate::diffusion::hook::{Half, Hook, Kind, Site, Visit};
 pub use crate::diffusion::pipeline::{Picture, Pipeline};
 pub use crate::embedded::annotator::SceneAnnotator;

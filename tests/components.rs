@@ -4,6 +4,8 @@
 mod embedded;
 #[path = "components/pipeline.rs"]
 mod pipeline;
+#[path = "components/pixart.rs"]
+mod pixart;
 #[path = "components/scheduler.rs"]
 mod scheduler;
 #[path = "components/support.rs"]

@@ -56,7 +56,7 @@ fn noised_pictures_give_the_activations_of_one_pass() {
     let mut tap = Tap::new(vec![&mut last]);
     tap.begin(Pass { step: 9, steps: 10, timestep, halves: vec![Half::Conditional], items: vec![0] });
     let at = Tensor::new(&[timestep as f32], &Device::Cpu).unwrap();
-    model.unet.forward(&x, &at, &text, &mut tap).unwrap();
+    model.unet().unwrap().forward(&x, &at, &text, &mut tap).unwrap();
     drop(tap);
     let stored = store.stage(0.0).unwrap().item(1).unwrap();
     let difference: f32 = stored.iter().zip(&last.1).map(|(a, b)| (a - b).powi(2)).sum::<f32>().sqrt();

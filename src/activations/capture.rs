@@ -158,7 +158,7 @@ impl<'a> Capture<'a> {
     /// A site that the model does not have, nothing to capture, or a folder with a capture of something else: all
     /// before any work. Then whatever stops the generation, or a full disk; shards written before stay valid.
     pub fn run(&self, folder: impl AsRef<Path>) -> Result<Store> {
-        self.pipeline.unet.check(&self.sites)?;
+        self.pipeline.check(&self.sites)?;
         // Some schedulers take one pass more than they are asked for.
         let steps = self.pipeline.scheduler.scheduler(self.steps)?.timesteps().len();
         let noised = self.pictures.as_ref().map(|p| Noised::new(self.pipeline, p, self.steps)).transpose()?;

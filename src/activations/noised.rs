@@ -49,8 +49,8 @@ impl<'a> Noised<'a> {
             let (_, h, w, _) = clean.dims4()?;
             let noise = self.pipeline.noise(&seeds, h, w)?;
             let text = |half: &Half| match half {
-                Half::Conditional => self.pipeline.encode_prompts(&prompts),
-                Half::Unconditional => self.pipeline.encode_prompts(&vec![""; ids.len()]),
+                Half::Conditional => self.pipeline.captions(&prompts),
+                Half::Unconditional => self.pipeline.captions(&vec![""; ids.len()]),
             };
             let texts = plan.halves.iter().map(text).collect::<Result<Vec<_>>>()?;
             for &step in &plan.kept {
@@ -60,8 +60,7 @@ impl<'a> Noised<'a> {
                     let mut tap = Tap::new(vec![&mut recorder]);
                     let (halves, items) = (vec![half], ids.clone());
                     tap.begin(Pass { step, steps: self.timesteps.len(), timestep, halves, items });
-                    let at = Tensor::new(&[timestep as f32], self.pipeline.device())?;
-                    self.pipeline.unet.forward(&x, &at, text, &mut tap)?;
+                    self.pipeline.predict(&x, timestep, text, &mut tap)?;
                 }
             }
         }

@@ -10,7 +10,7 @@ mod folder;
 mod hub;
 
 pub use fields::Fields;
-pub use folder::ModelFolder;
+pub use folder::{ModelFolder, component_folder, component_weights};
 
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};

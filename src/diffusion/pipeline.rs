@@ -3,17 +3,23 @@
 mod command;
 mod generation;
 mod picture;
+mod reader;
 mod request;
 
 pub use command::Generate;
 pub use generation::{Generation, Generations};
 pub(crate) use picture::png;
 pub use picture::{Picture, Settings};
+pub use reader::{ClipReader, Reader, T5Reader};
 
+use crate::diffusion::captions::Captions;
+use crate::diffusion::denoiser::Denoiser;
+use crate::diffusion::dit::{Dit, DitConfig};
+use crate::diffusion::hook::Site;
 use crate::diffusion::open::ModelFolder;
 use crate::diffusion::scheduler::{SchedulerConfig, SchedulerKind};
-use crate::diffusion::text::{TextConfig, TextEncoder, Tokenizer};
-use crate::diffusion::unet::{Counts, Unet, UnetConfig};
+use crate::diffusion::tap::Tap;
+use crate::diffusion::unet::{Unet, UnetConfig};
 use crate::diffusion::vae::{Vae, VaeConfig};
 use crate::diffusion::weights::Weights;
 use crate::error::{Error, Result};
@@ -21,14 +27,15 @@ use crate::random;
 use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 
-/// Guidance scale of a model that does not state its own (diffusers' default for Stable Diffusion).
-const GUIDANCE: f64 = 7.5;
+/// The pipelines that can be opened, with the guidance scale (diffusers' default) of a model that does not state its
+/// own.
+const CLASSES: [(&str, f64); 2] = [("StableDiffusionPipeline", 7.5), ("PixArtAlphaPipeline", 4.5)];
 
 /// The scheduler classes that a model may come with.
 const SCHEDULERS: [&str; 4] =
     ["DDIMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler"];
 
-/// A text-to-image model in the layout of diffusers' `StableDiffusionPipeline`.
+/// A text-to-image model in the layout of diffusers' `StableDiffusionPipeline` or `PixArtAlphaPipeline`.
 ///
 /// ```no_run
 /// use denoscope::diffusion::pipeline::Pipeline;
@@ -37,16 +44,27 @@ const SCHEDULERS: [&str; 4] =
 /// picture.save("house.png")?;
 /// # Ok::<(), denoscope::Error>(())
 /// ```
+///
+/// Pictures have the size that is asked for; diffusers' PixArt pipeline paints the nearest of a list of sizes and
+/// resizes the picture, unless called with `use_resolution_binning=False`. PixArt's text encoder is larger than all the
+/// rest together. It is loaded when the first prompt is read, and may be missing where captions come computed
+/// beforehand:
+///
+/// ```no_run
+/// use denoscope::diffusion::{captions::Precomputed, pipeline::Pipeline};
+/// let model = Pipeline::open("models/PixArt-XL-2-1024-MS")?;
+/// let captions = Precomputed::open("captions.safetensors")?;
+/// let picture = model.prompt("a cat on a table").precomputed(&captions).steps(20).run()?;
+/// # Ok::<(), denoscope::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Pipeline {
     /// Predicts the noise in a latent.
-    pub unet: Unet,
+    pub denoiser: Denoiser,
     /// Pictures to latents and back.
     pub vae: Vae,
     /// Reads prompts.
-    pub text: TextEncoder,
-    /// Splits prompts into tokens.
-    pub tokenizer: Tokenizer,
+    pub reader: Reader,
     /// The scheduler that the model comes with.
     pub scheduler: SchedulerConfig,
     name: String,
@@ -71,56 +89,53 @@ impl Pipeline {
     /// As [`Pipeline::open`].
     pub fn open_on(name: &str, device: &Device) -> Result<Self> {
         let folder = ModelFolder::open(name)?;
-        folder.expect_class("StableDiffusionPipeline")?;
-        let unet_folder = folder.component("unet", &["UNet2DConditionModel"])?;
+        let class = folder.class(&CLASSES.map(|c| c.0))?;
+        let default = CLASSES.iter().find(|c| c.0 == class).map_or(1.0, |c| c.1);
+        let transformer = class == "PixArtAlphaPipeline";
         folder.component("vae", &["AutoencoderKL"])?;
-        folder.component("text_encoder", &["CLIPTextModel"])?;
-        let tokenizer_folder = folder.component("tokenizer", &["CLIPTokenizer", "CLIPTokenizerFast"])?;
         folder.component("scheduler", &SCHEDULERS)?;
-
         let scheduler = SchedulerConfig::read(&mut folder.fields("scheduler", "scheduler_config.json")?)?;
-        let text_config = TextConfig::read(&mut folder.fields("text_encoder", "config.json")?)?;
         let vae_config = VaeConfig::read(&mut folder.fields("vae", "config.json")?)?;
-        let unet_config = UnetConfig::read(&unet_folder.join("config.json"))?;
-        let tokenizer = Tokenizer::open(&tokenizer_folder)?.with_window(text_config.max_position_embeddings);
-        if tokenizer.vocab_size() > text_config.vocab_size {
-            let problem = format!(
-                "{} tokens, more than the text encoder's vocab_size = {}",
-                tokenizer.vocab_size(),
-                text_config.vocab_size
-            );
-            return Err(Error::format(tokenizer_folder, problem));
-        }
-
         let weights = |component: &str| Weights::open(&folder.weights(component)?, device, DType::F32);
-        let unet_weights = weights("unet")?;
-        let unet = Unet::load(&unet_config, &unet_weights)?;
-        unet_weights.finish()?;
+        let (denoiser, reader) = if transformer {
+            // Published models were written when one class served all transformers.
+            let at = folder.component("transformer", &["PixArtTransformer2DModel", "Transformer2DModel"])?;
+            let config = DitConfig::open(&at.join("config.json"))?;
+            let reader = Reader::t5(&folder, device)?;
+            let weights = weights("transformer")?;
+            let dit = Dit::load(&config, &weights)?;
+            weights.finish()?;
+            (Denoiser::Dit(Box::new(dit)), reader)
+        } else {
+            let at = folder.component("unet", &["UNet2DConditionModel"])?;
+            let config = UnetConfig::read(&at.join("config.json"))?;
+            let reader = Reader::clip(&folder, device)?;
+            let weights = weights("unet")?;
+            let unet = Unet::load(&config, &weights)?;
+            weights.finish()?;
+            (Denoiser::Unet(Box::new(unet)), reader)
+        };
         let vae_weights = weights("vae")?;
         let vae = Vae::load(&vae_config, &vae_weights)?;
         vae_weights.finish()?;
-        let text_weights = weights("text_encoder")?;
-        let text = TextEncoder::load(&text_config, &text_weights)?;
-        text_weights.finish()?;
-        if vae_config.latent_channels != unet_config.in_channels || unet_config.in_channels != unet_config.out_channels
-        {
-            return Err(Error::format(
-                folder.path(),
-                format!(
-                    "latents of {} channels (vae) do not fit a U-Net from {} to {} channels",
-                    vae_config.latent_channels, unet_config.in_channels, unet_config.out_channels
-                ),
-            ));
+        let (latent, channels, outputs) = (vae_config.latent_channels, denoiser.channels(), denoiser.outputs());
+        // A transformer may predict a variance beside the noise.
+        if latent != channels || !(channels == outputs || transformer && outputs == 2 * channels) {
+            let problem = format!(
+                "latents of {latent} channels (vae) do not fit a network from {channels} to {outputs} channels"
+            );
+            return Err(Error::format(folder.path(), problem));
         }
+        let components = ["unet", "transformer", "vae", "text_encoder", "tokenizer", "scheduler"];
+        let components: Vec<&str> = components.into_iter().filter(|c| folder.has(c)).collect();
         Ok(Self {
-            unet,
+            denoiser,
             vae,
-            text,
-            tokenizer,
+            reader,
             scheduler,
             name: name.into(),
-            fingerprint: folder.fingerprint(&["unet", "vae", "text_encoder", "tokenizer", "scheduler"])?,
-            guidance: folder.note("_guidance_scale").and_then(Value::as_f64).unwrap_or(GUIDANCE),
+            fingerprint: folder.fingerprint(&components)?,
+            guidance: folder.note("_guidance_scale").and_then(Value::as_f64).unwrap_or(default),
             device: device.clone(),
         })
     }
@@ -149,10 +164,40 @@ impl Pipeline {
         &self.device
     }
 
-    /// All module paths of the U-Net that hooks can name.
+    /// All module paths of the U-Net or transformer that hooks can name.
     #[must_use]
     pub fn modules(&self) -> Vec<String> {
-        self.unet.modules()
+        self.denoiser.modules()
+    }
+
+    /// Refuses sites that the U-Net or transformer does not have.
+    ///
+    /// # Errors
+    /// A path that does not exist, or the residual of a module whose input and output differ in shape.
+    pub fn check<'a>(&self, sites: impl IntoIterator<Item = &'a Site>) -> Result<()> {
+        self.denoiser.check(sites)
+    }
+
+    /// The U-Net.
+    ///
+    /// # Errors
+    /// A model that has a transformer.
+    pub fn unet(&self) -> Result<&Unet> {
+        match &self.denoiser {
+            Denoiser::Unet(unet) => Ok(unet),
+            Denoiser::Dit(_) => Err(Error::invalid(format!("{} has a transformer, not a U-Net", self.name))),
+        }
+    }
+
+    /// The transformer.
+    ///
+    /// # Errors
+    /// A model that has a U-Net.
+    pub fn dit(&self) -> Result<&Dit> {
+        match &self.denoiser {
+            Denoiser::Dit(dit) => Ok(dit),
+            Denoiser::Unet(_) => Err(Error::invalid(format!("{} has a U-Net, not a transformer", self.name))),
+        }
     }
 
     /// What a notebook shows: the model's parts in a few lines.
@@ -164,11 +209,8 @@ impl Pipeline {
     #[must_use]
     pub fn picture_size(&self) -> (usize, usize) {
         let factor = self.vae.factor();
-        let (h, w) = match &self.unet.config().sample_size {
-            Some(Counts::Same(n)) => (*n, *n),
-            Some(Counts::Each(sides)) if sides.len() == 2 => (sides[0], sides[1]),
-            _ => (self.vae.config().sample_size / factor, self.vae.config().sample_size / factor),
-        };
+        let side = self.vae.config().sample_size / factor;
+        let (h, w) = self.denoiser.sample_size().unwrap_or((side, side));
         (h * factor, w * factor)
     }
 
@@ -182,23 +224,39 @@ impl Pipeline {
         Generations::new(self, prompts)
     }
 
-    /// The text encoder's reading of prompts: `[prompts, window, width]`. A prompt that does not fit the window is
-    /// cut off, with a line on standard error that quotes what was lost.
+    /// The text encoder's reading of prompts: `[prompts, window, width]`. See [`Pipeline::captions`].
     ///
     /// # Errors
-    /// Of the tensor library.
+    /// As [`Pipeline::captions`].
     pub fn encode_prompts<S: AsRef<str>>(&self, prompts: &[S]) -> Result<Tensor> {
-        let window = self.tokenizer.window();
-        let mut ids = Vec::with_capacity(prompts.len() * window);
-        for prompt in prompts {
-            let prompt = prompt.as_ref();
-            let encoded = self.tokenizer.encode(prompt);
-            if let Some(lost) = &encoded.lost {
-                eprintln!("warning: prompt {prompt:?} is longer than {window} tokens; cut off: {lost:?}");
+        Ok(self.captions(prompts)?.embeds)
+    }
+
+    /// The text encoder's reading of prompts and, where the network needs it, a mask. A prompt that does not fit the
+    /// window is cut off, with a line on standard error that quotes what was lost.
+    ///
+    /// # Errors
+    /// A model whose folder has no text encoder; of the tensor library.
+    pub fn captions<S: AsRef<str>>(&self, prompts: &[S]) -> Result<Captions> {
+        match prompts {
+            // One prompt under several seeds is read once.
+            [first, rest @ ..] if rest.iter().all(|p| p.as_ref() == first.as_ref()) => {
+                self.reader.read(&prompts[..1], &self.device)?.part(0, prompts.len())
             }
-            ids.extend(encoded.ids);
+            _ => self.reader.read(prompts, &self.device),
         }
-        self.text.forward(&Tensor::from_vec(ids, (prompts.len(), window), &self.device)?)
+    }
+
+    /// One pass of the network: the noise in scaled latents `sample[batch, h, w, channels]` at a timestep, given the
+    /// captions of `batch` prompts.
+    ///
+    /// # Errors
+    /// Shapes that do not fit; sites that do not exist; a hook's own.
+    pub fn predict(&self, sample: &Tensor, timestep: f64, captions: &Captions, tap: &mut Tap<'_>) -> Result<Tensor> {
+        let (_, h, w, _) = sample.dims4()?;
+        let factor = self.vae.factor();
+        let at = Tensor::new(&[timestep as f32], &self.device)?;
+        self.denoiser.forward(sample, &at, captions, (h * factor, w * factor), tap)
     }
 
     /// The noise that generation starts from, `[seeds, h, w, channels]`: standard normal numbers from the stream
@@ -208,7 +266,7 @@ impl Pipeline {
     /// # Errors
     /// Of the tensor library.
     pub fn noise(&self, seeds: &[u64], h: usize, w: usize) -> Result<Tensor> {
-        let c = self.unet.config().in_channels;
+        let c = self.denoiser.channels();
         let values: Vec<f32> = seeds.iter().flat_map(|&s| random::stream(s, "latents", 0).normals(c * h * w)).collect();
         let noise = Tensor::from_vec(values, (seeds.len(), c, h, w), &self.device)?;
         Ok(noise.permute((0, 2, 3, 1))?.contiguous()?)
@@ -220,13 +278,21 @@ impl Pipeline {
         self.scheduler.with_kind(kind)
     }
 }
+
 impl std::fmt::Display for Pipeline {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (h, w) = self.picture_size();
         let factor = self.vae.factor();
         writeln!(f, "{} ({})", self.name, self.fingerprint)?;
-        writeln!(f, "pictures {w}×{h}, latents {}×{} of {}", w / factor, h / factor, self.unet.config().in_channels)?;
-        writeln!(f, "text window {} tokens, guidance {}", self.tokenizer.window(), self.guidance)?;
+        writeln!(f, "pictures {w}×{h}, latents {}×{} of {}", w / factor, h / factor, self.denoiser.channels())?;
+        match self.reader.window() {
+            Some(window) => writeln!(f, "text window {window} tokens, guidance {}", self.guidance)?,
+            None => writeln!(f, "no text encoder, guidance {}", self.guidance)?,
+        }
+        if let Denoiser::Dit(dit) = &self.denoiser {
+            let config = dit.config();
+            return write!(f, "{} transformer blocks of width {}", config.num_layers, config.width());
+        }
         let attentions: Vec<String> =
             self.modules().into_iter().filter(|m| m.contains("attentions.") && m.matches('.').count() <= 3).collect();
         let blocks = attentions.iter().filter(|m| m.rsplit('.').next().is_some_and(|n| n.parse::<usize>().is_ok()));

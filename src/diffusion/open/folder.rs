@@ -50,18 +50,25 @@ impl ModelFolder {
         self.index.get(key)
     }
 
-    /// Refuses pipelines other than `expected`.
+    /// The pipeline's class, which must be one of `classes`.
     ///
     /// # Errors
     /// Names the class that was found.
-    pub fn expect_class(&self, expected: &str) -> Result<()> {
+    pub fn class(&self, classes: &[&str]) -> Result<&str> {
         match self.note("_class_name").and_then(Value::as_str) {
-            Some(class) if class == expected => Ok(()),
+            Some(class) if classes.contains(&class) => Ok(class),
             found => {
-                let problem = format!("_class_name = {found:?} is not supported, expected {expected:?}");
+                let problem = format!("_class_name = {found:?} is not supported, expected {}", classes.join(" or "));
                 Err(Error::format(self.path.join(INDEX), problem))
             }
         }
+    }
+
+    /// Whether the index names a component whose folder is there.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        let named = self.index.get(name).and_then(|entry| entry.get(1)).is_some_and(Value::is_string);
+        named && self.path.join(name).is_dir()
     }
 
     /// The folder of a component, whose class the index must give as one of `classes`.
@@ -101,29 +108,7 @@ impl ModelFolder {
     /// # Errors
     /// Missing files; weights that are there only in pickled form.
     pub fn weights(&self, component: &str) -> Result<Vec<PathBuf>> {
-        let folder = self.path.join(component);
-        for stem in STEMS {
-            let single = folder.join(format!("{stem}.safetensors"));
-            if single.is_file() {
-                return Ok(vec![single]);
-            }
-            let index = folder.join(format!("{stem}.safetensors.index.json"));
-            if index.is_file() {
-                return shards(&folder, &index);
-            }
-        }
-        let wanted = folder.join(format!("{}.safetensors", STEMS[usize::from(component.starts_with("text"))]));
-        for pickled in ["diffusion_pytorch_model.bin", "pytorch_model.bin", "model.ckpt"] {
-            if folder.join(pickled).is_file() {
-                let problem = format!(
-                    "only pickled weights here ({pickled}), which can run code when read; convert them in Python with \
-                     safetensors.torch.save_file(torch.load({pickled:?}, weights_only=True), {:?})",
-                    wanted.file_name().unwrap_or_default()
-                );
-                return Err(Error::format(folder, problem));
-            }
-        }
-        Err(Error::format(wanted, "missing"))
+        component_weights(&self.path.join(component))
     }
 
     /// A digest of the index and of these components' files: 16 hexadecimal digits.
@@ -138,7 +123,9 @@ impl ModelFolder {
             let entries = std::fs::read_dir(&folder).map_err(Error::file(&folder))?;
             let mut files: Vec<PathBuf> = entries
                 .filter_map(|e| Some(e.ok()?.path()))
-                .filter(|p| p.extension().is_some_and(|e| e == "json" || e == "txt" || e == "safetensors"))
+                .filter(|p| {
+                    p.extension().is_some_and(|e| e == "json" || e == "txt" || e == "model" || e == "safetensors")
+                })
                 .collect();
             files.sort();
             for file in files {
@@ -148,6 +135,49 @@ impl ModelFolder {
         }
         Ok(digest.hex())
     }
+}
+
+/// The safetensors files in a component's folder: one, or all shards of an index.
+///
+/// # Errors
+/// Missing files; weights that are there only in pickled form.
+pub fn component_weights(folder: &Path) -> Result<Vec<PathBuf>> {
+    for stem in STEMS {
+        let single = folder.join(format!("{stem}.safetensors"));
+        if single.is_file() {
+            return Ok(vec![single]);
+        }
+        let index = folder.join(format!("{stem}.safetensors.index.json"));
+        if index.is_file() {
+            return shards(folder, &index);
+        }
+    }
+    let text = folder.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"text"));
+    let wanted = folder.join(format!("{}.safetensors", STEMS[usize::from(text)]));
+    for pickled in ["diffusion_pytorch_model.bin", "pytorch_model.bin", "model.ckpt"] {
+        if folder.join(pickled).is_file() {
+            let problem = format!(
+                "only pickled weights here ({pickled}), which can run code when read; convert them in Python with \
+                 safetensors.torch.save_file(torch.load({pickled:?}, weights_only=True), {:?})",
+                wanted.file_name().unwrap_or_default()
+            );
+            return Err(Error::format(folder, problem));
+        }
+    }
+    Err(Error::format(wanted, "missing"))
+}
+
+/// The folder of a component, of a model or of any folder that holds the component in its usual subfolder.
+///
+/// # Errors
+/// As [`locate`], or a component that is not there.
+pub fn component_folder(model: &str, component: &str) -> Result<PathBuf> {
+    let direct = Path::new(model).join(component);
+    if direct.is_dir() {
+        return Ok(direct);
+    }
+    let folder = locate(model)?.join(component);
+    if folder.is_dir() { Ok(folder) } else { Err(Error::format(folder, "missing: this model has no such component")) }
 }
 
 /// The files that an index of shards names.
@@ -203,7 +233,7 @@ mod tests {
         assert!(m.component("unet", &["U"]).unwrap_err().to_string().contains("missing"));
         assert!(m.component("vae", &["W"]).unwrap_err().to_string().contains("vae is a V"));
         assert!(m.component("text", &["T"]).unwrap_err().to_string().contains("component text"));
-        assert!(m.expect_class("Q").unwrap_err().to_string().contains("\"P\""));
+        assert!(m.class(&["Q"]).unwrap_err().to_string().contains("\"P\""));
     }
 
     #[test]

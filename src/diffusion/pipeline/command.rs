@@ -1,6 +1,7 @@
 //! `denoscope generate`.
 
 use super::Pipeline;
+use crate::diffusion::captions::Precomputed;
 use crate::diffusion::scheduler::SchedulerKind;
 use crate::error::{Error, Result};
 use candle_core::{Device, Tensor};
@@ -36,6 +37,10 @@ pub struct Generate {
     /// diffusers takes them.
     #[arg(long)]
     pub latents: Option<PathBuf>,
+    /// Captions in place of the text encoder's reading of the prompt: a safetensors file with `prompt_embeds` and
+    /// `prompt_attention_mask` and, for guidance, the same with `negative_` before them.
+    #[arg(long)]
+    pub captions: Option<PathBuf>,
     /// Pictures denoised at once.
     #[arg(long, default_value_t = super::request::BATCH)]
     pub batch: usize,
@@ -63,6 +68,9 @@ impl Generate {
         }
         if let Some(&[height, width]) = self.size.as_deref() {
             generation = generation.size(height, width);
+        }
+        if let Some(file) = &self.captions {
+            generation = generation.precomputed(&Precomputed::open(file)?);
         }
         if let Some(file) = &self.latents {
             generation = generation.latents(&read_latents(file)?);

@@ -2,6 +2,7 @@
 
 use super::request::Request;
 use super::{Picture, Pipeline};
+use crate::diffusion::captions::Precomputed;
 use crate::diffusion::hook::Hook;
 use crate::diffusion::scheduler::{SchedulerConfig, SchedulerKind};
 use crate::error::{Error, Result};
@@ -35,6 +36,14 @@ macro_rules! settings {
             /// The prompt of the unconditional half (empty).
             pub fn negative(mut self, prompt: &str) -> Self {
                 self.0.negative = prompt.into();
+                self
+            }
+
+            /// Captions computed beforehand, one a prompt or one for all, in place of the text encoder's reading; the
+            /// prompts then only name the pictures. Without a negative caption among them the negative prompt is
+            /// read.
+            pub fn precomputed(mut self, captions: &Precomputed) -> Self {
+                self.0.precomputed = Some(captions.clone());
                 self
             }
 

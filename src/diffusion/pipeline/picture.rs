@@ -27,6 +27,9 @@ pub struct Settings {
     pub negative: String,
     /// Scheduler.
     pub scheduler: SchedulerKind,
+    /// A digest of the captions, where they came computed beforehand instead of from the prompt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub captions: Option<String>,
     /// Sites that hooks looked at or replaced.
     pub hooks: Vec<String>,
 }
@@ -42,7 +45,7 @@ pub struct Picture {
     pub seed: u64,
     /// What else it was made with.
     pub settings: Settings,
-    /// Its final latent `[h, w, channels]`, as the U-Net scales it, if asked for.
+    /// Its final latent `[h, w, channels]`, as the network sees it, if asked for.
     pub latents: Option<Tensor>,
     /// The pictures of the predicted clean latent x̂₀ after the steps asked for.
     pub clean: Vec<(usize, RgbImage)>,
@@ -167,6 +170,7 @@ mod tests {
             guidance: 4.0,
             negative: String::new(),
             scheduler: SchedulerKind::Ddim,
+            captions: None,
             hooks: Vec::new(),
         };
         let picture =

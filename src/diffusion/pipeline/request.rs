@@ -2,6 +2,8 @@
 
 use super::Pipeline;
 use super::picture::{Picture, Settings, to_image};
+use crate::diffusion::captions::{Captions, Precomputed};
+use crate::diffusion::denoiser::Denoiser;
 use crate::diffusion::hook::{Half, Hook};
 use crate::diffusion::scheduler::SchedulerConfig;
 use crate::diffusion::tap::{Pass, Tap};
@@ -33,6 +35,7 @@ pub(super) struct Request<'a> {
     pub(super) size: (usize, usize),
     pub(super) batch: usize,
     pub(super) latents: Option<Tensor>,
+    pub(super) precomputed: Option<Precomputed>,
     pub(super) keep_latents: bool,
     pub(super) keep_clean: Vec<usize>,
     pub(super) hooks: Vec<Box<dyn Hook + 'a>>,
@@ -40,7 +43,8 @@ pub(super) struct Request<'a> {
 
 /// What is the same for every batch.
 struct Common {
-    negative: Option<Tensor>,
+    /// One for all prompts, or one for each.
+    negative: Option<Captions>,
     settings: Settings,
     timesteps: Vec<f64>,
     /// Height and width of the latents.
@@ -60,6 +64,7 @@ impl<'a> Request<'a> {
             size: pipeline.picture_size(),
             batch: BATCH,
             latents: None,
+            precomputed: None,
             keep_latents: false,
             keep_clean: Vec::new(),
             hooks: Vec::new(),
@@ -105,22 +110,29 @@ impl<'a> Request<'a> {
         }
         let factor = self.pipeline.vae.factor();
         let (height, width) = self.size;
-        if height == 0 || width == 0 || height % factor != 0 || width % factor != 0 {
-            return refuse(format!("generation: pictures of {width}×{height}, expected multiples of {factor}"));
+        let step = factor * self.pipeline.denoiser.patch();
+        if height == 0 || width == 0 || height % step != 0 || width % step != 0 {
+            return refuse(format!("generation: pictures of {width}×{height}, expected multiples of {step}"));
         }
         let grid = (height / factor, width / factor);
         if let Some(latents) = &self.latents {
-            let expected = vec![n, grid.0, grid.1, self.pipeline.unet.config().in_channels];
+            let expected = vec![n, grid.0, grid.1, self.pipeline.denoiser.channels()];
             if latents.dims() != expected {
                 return Err(Error::Shape { what: "initial latents".into(), found: latents.dims().into(), expected });
             }
         }
         let sites: Vec<_> = self.hooks.iter().flat_map(|h| h.sites()).collect();
-        self.pipeline.unet.check(&sites)?;
+        self.pipeline.check(&sites)?;
         let mut hooks: Vec<String> = sites.iter().map(ToString::to_string).collect();
         hooks.sort();
         hooks.dedup();
-        let negative = self.guided().then(|| self.pipeline.encode_prompts(&[&self.negative])).transpose()?;
+        let negative = self.guided().then(|| self.negative_captions()).transpose()?;
+        let given = self.precomputed.as_ref().map(|p| &p.prompts);
+        for captions in [given, negative.as_ref()].into_iter().flatten() {
+            if captions.len() != 1 && captions.len() != n {
+                return refuse(format!("generation: {} captions for {n} prompts", captions.len()));
+            }
+        }
         let settings = Settings {
             model: self.pipeline.name.clone(),
             fingerprint: self.pipeline.fingerprint.clone(),
@@ -128,9 +140,18 @@ impl<'a> Request<'a> {
             guidance: self.guidance,
             negative: self.negative.clone(),
             scheduler: self.scheduler.kind,
+            captions: self.precomputed.as_ref().map(Precomputed::digest).transpose()?,
             hooks,
         };
         Ok(Common { negative, settings, timesteps, grid })
+    }
+
+    /// What guidance leads away from: captions that were given, else the negative prompt's.
+    fn negative_captions(&self) -> Result<Captions> {
+        match self.precomputed.as_ref().and_then(|p| p.negative.as_ref()) {
+            Some(given) => given.to_device(&self.pipeline.device),
+            None => self.pipeline.captions(&[&self.negative]),
+        }
     }
 
     /// Denoises and decodes the items of one batch.
@@ -143,11 +164,14 @@ impl<'a> Request<'a> {
     ) -> Result<Vec<Picture>> {
         let (n, steps) = (items.len(), common.timesteps.len());
         let mut scheduler = self.scheduler.scheduler(self.steps)?;
-        let conditional = self.pipeline.encode_prompts(&self.prompts[items.clone()])?;
-        let (text, halves) = match &common.negative {
+        let conditional = match &self.precomputed {
+            Some(given) => given.prompts.part(items.start, n)?.to_device(&self.pipeline.device)?,
+            None => self.pipeline.captions(&self.prompts[items.clone()])?,
+        };
+        let (captions, halves) = match &common.negative {
             Some(negative) => {
-                let negative = negative.broadcast_as(conditional.shape())?;
-                (Tensor::cat(&[&negative, &conditional], 0)?, vec![Half::Unconditional, Half::Conditional])
+                let both = negative.part(items.start, n)?.and(&conditional)?;
+                (both, vec![Half::Unconditional, Half::Conditional])
             }
             None => (conditional, vec![Half::Conditional]),
         };
@@ -163,8 +187,7 @@ impl<'a> Request<'a> {
             let input = scheduler.scale_input(&x, i)?;
             let input = Tensor::cat(&vec![&input; halves.len()], 0)?;
             tap.begin(Pass { step: i, steps, timestep, halves: halves.clone(), items: items.clone().collect() });
-            let at = Tensor::new(&[timestep as f32], &self.pipeline.device)?;
-            let output = self.pipeline.unet.forward(&input, &at, &text, tap)?.to_dtype(DType::F32)?;
+            let output = self.pipeline.predict(&input, timestep, &captions, tap)?.to_dtype(DType::F32)?;
             let output = if halves.len() == 2 {
                 let (without, with) = (output.narrow(0, 0, n)?, output.narrow(0, n, n)?);
                 (&without + ((with - &without)? * self.guidance)?)?
@@ -174,7 +197,12 @@ impl<'a> Request<'a> {
             if self.keep_clean.contains(&i) {
                 kept.push((i, scheduler.predict_clean(&output, i, &x)?));
             }
-            x = scheduler.step(&output, i, &x)?;
+            x = if steps == 1 && matches!(self.pipeline.denoiser, Denoiser::Dit(_)) {
+                // PixArt's distilled models jump to the clean latent (diffusers does so for one step of any).
+                scheduler.predict_clean(&output, i, &x)?
+            } else {
+                scheduler.step(&output, i, &x)?
+            };
             progress.at(items.start * steps + n * (i + 1), "");
         }
         if !x.sum_all()?.to_scalar::<f32>()?.is_finite() {
