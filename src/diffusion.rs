@@ -3,6 +3,7 @@
 pub mod captions;
 pub mod denoiser;
 pub mod dit;
+pub mod forward;
 pub mod hook;
 pub mod layers;
 pub mod module;

@@ -28,6 +28,7 @@ macro_rules! commands {
 
 commands! {
     Generate(denoscope::diffusion::pipeline::Generate),
+    Forward(denoscope::diffusion::forward::Forward),
     /// Train or judge the embedded models.
     Embedded(denoscope::embedded::Embedded),
     Lab(denoscope::lab::command::Lab),

@@ -2,6 +2,8 @@
 
 #[path = "components/embedded.rs"]
 mod embedded;
+#[path = "components/forward.rs"]
+mod forward;
 #[path = "components/pipeline.rs"]
 mod pipeline;
 #[path = "components/pixart.rs"]

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.models.clip.tokenization_clip import bytes_to_unicode
 
@@ -30,6 +30,15 @@ for seed, (name, config) in enumerate(CONFIGS.items()):
     with torch.no_grad():
         save_file({"input_ids": ids, "last_hidden_state": model(ids).last_hidden_state,
                    "short": model(ids[:2, :5]).last_hidden_state}, folder / "golden.safetensors")
+
+# ---- encoder with a mask, on a model from above as it is stored ----
+folder = HERE / "quick"
+ids = load_file(folder / "golden.safetensors")["input_ids"]
+mask = torch.ones_like(ids)
+mask[0, 5:], mask[1, 1:4], mask[2, 2] = 0, 0, 0
+with torch.no_grad():
+    states = CLIPTextModel.from_pretrained(folder)(ids, attention_mask=mask).last_hidden_state
+save_file({"attention_mask": mask, "last_hidden_state": states}, HERE / "masked.safetensors")
 
 # ---- tokenizer: merges that overlap, so that ranks matter ----
 MERGES = """t h

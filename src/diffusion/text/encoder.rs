@@ -1,7 +1,7 @@
 //! The causal transformer over a prompt's tokens.
 
 use super::config::{Activation, TextConfig};
-use crate::diffusion::layers::{LayerNorm, Linear, add, attention, composed};
+use crate::diffusion::layers::{LayerNorm, Linear, add, attention, biased_attention, composed};
 use crate::diffusion::weights::{Init, Weights};
 use crate::error::{Error, Result};
 use candle_core::{DType, Tensor};
@@ -45,10 +45,15 @@ impl Block {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    /// `bias[batch, 1, n, n]` hides what the mask and the order of the tokens hide; without it only the order does.
+    fn forward(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         let h = self.norm1.forward(x)?;
         let (q, k, v) = (self.query.forward(&h)?, self.key.forward(&h)?, self.value.forward(&h)?);
-        let x = add(x, &self.out.forward(&attention(&q, &k, &v, self.heads, self.scale, true)?)?)?;
+        let y = match bias {
+            Some(bias) => biased_attention(&q, &k, &v, bias, self.heads, self.scale)?,
+            None => attention(&q, &k, &v, self.heads, self.scale, true)?,
+        };
+        let x = add(x, &self.out.forward(&y)?)?;
         let h = self.activation.forward(&self.up.forward(&self.norm2.forward(&x)?)?)?;
         add(&x, &self.down.forward(&h)?)
     }
@@ -109,6 +114,14 @@ impl TextEncoder {
     /// # Errors
     /// A sequence longer than the positions, or an id outside the vocabulary.
     pub fn forward(&self, ids: &Tensor) -> Result<Tensor> {
+        self.forward_masked(ids, None)
+    }
+
+    /// As [`TextEncoder::forward`] with a mask `[batch, n]`: no token looks at those where it is 0.
+    ///
+    /// # Errors
+    /// As [`TextEncoder::forward`]; a mask of another shape.
+    pub fn forward_masked(&self, ids: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
         let (batch, n) = ids.dims2()?;
         let (limit, d) = (self.config.max_position_embeddings, self.config.hidden_size);
         if n > limit {
@@ -122,9 +135,22 @@ impl TextEncoder {
             let tokens = x[0].index_select(&flat, 0)?.reshape((batch, n, d))?;
             Ok(tokens.broadcast_add(&x[1].narrow(0, 0, n)?)?)
         })?;
+        let bias = mask.map(|mask| bias(mask, batch, n)).transpose()?;
         for block in &self.blocks {
-            x = block.forward(&x)?;
+            x = block.forward(&x, bias.as_ref())?;
         }
         self.norm.forward(&x)
     }
+}
+
+/// What is added to the scores: the lowest number for later tokens and for those that the mask hides.
+fn bias(mask: &Tensor, batch: usize, n: usize) -> Result<Tensor> {
+    if mask.dims() != [batch, n] {
+        let what = "attention_mask".into();
+        return Err(Error::Shape { what, found: mask.dims().into(), expected: vec![batch, n] });
+    }
+    let later: Vec<f32> = (0..n * n).map(|i| if i % n > i / n { f32::MIN } else { 0.0 }).collect();
+    let later = Tensor::from_vec(later, (1, 1, n, n), mask.device())?;
+    let hidden = (mask.to_dtype(DType::F32)?.affine(-1.0, 1.0)? * f64::from(f32::MIN))?;
+    Ok(hidden.reshape((batch, 1, 1, n))?.broadcast_add(&later)?)
 }
