@@ -24,7 +24,7 @@ const PASS: usize = 16;
 
 /// The embedded annotator, ready to judge.
 ///
-/// ```no_run
+/// ```
 /// use denoscope::embedded::SceneAnnotator;
 /// use denoscope::measure::Annotator;
 /// use denoscope::scene::{Scene, Split};

@@ -379,3 +379,25 @@ macro_rules! framed {
     };
 }
 pub(crate) use framed;
+
+/// The settings of a horizontal axis with numbers on it.
+macro_rules! numbered_x {
+    ($type:ty) => {
+        impl $type {
+            /// A logarithmic horizontal axis.
+            #[must_use]
+            pub fn log_x(mut self) -> Self {
+                self.frame.x.log = true;
+                self
+            }
+
+            /// The range of the horizontal axis instead of one that fits the data. It may not run backwards.
+            #[must_use]
+            pub fn x_range(mut self, low: f64, high: f64) -> Self {
+                self.frame.x.range = Some((low, high));
+                self
+            }
+        }
+    };
+}
+pub(crate) use numbered_x;

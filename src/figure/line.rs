@@ -2,7 +2,7 @@
 
 use super::canvas::Canvas;
 use super::colour::{Rgb, series_colour};
-use super::frame::{Entry, Frame, Key, draw_marker, framed};
+use super::frame::{Entry, Frame, Key, draw_marker, framed, numbered_x};
 use super::input::Numbers;
 use crate::error::{Error, Result};
 
@@ -33,6 +33,7 @@ struct Series {
 }
 
 framed!(Line);
+numbered_x!(Line);
 
 impl Line {
     /// An empty chart with the names of its axes (with units, where there are any).
@@ -78,20 +79,6 @@ impl Line {
     #[must_use]
     pub fn markers(mut self) -> Self {
         self.markers = true;
-        self
-    }
-
-    /// A logarithmic horizontal axis.
-    #[must_use]
-    pub fn log_x(mut self) -> Self {
-        self.frame.x.log = true;
-        self
-    }
-
-    /// The range of the horizontal axis instead of one that fits the data. `x_range` may not run backwards.
-    #[must_use]
-    pub fn x_range(mut self, low: f64, high: f64) -> Self {
-        self.frame.x.range = Some((low, high));
         self
     }
 

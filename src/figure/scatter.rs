@@ -3,7 +3,7 @@
 use super::canvas::{Align, Canvas};
 use super::colour::{GREY, Rgb, series_colour};
 use super::font;
-use super::frame::{Entry, Frame, Key, TICK, draw_marker, framed};
+use super::frame::{Entry, Frame, Key, TICK, draw_marker, framed, numbered_x};
 use super::input::{Numbers, texts};
 use crate::error::{Error, Result};
 
@@ -31,6 +31,7 @@ struct Series {
 }
 
 framed!(Scatter);
+numbered_x!(Scatter);
 
 impl Scatter {
     /// An empty plot with the names of its axes.
@@ -69,20 +70,6 @@ impl Scatter {
     #[must_use]
     pub fn diagonal(mut self) -> Self {
         self.diagonal = true;
-        self
-    }
-
-    /// A logarithmic horizontal axis.
-    #[must_use]
-    pub fn log_x(mut self) -> Self {
-        self.frame.x.log = true;
-        self
-    }
-
-    /// The range of the horizontal axis instead of one that fits the data.
-    #[must_use]
-    pub fn x_range(mut self, low: f64, high: f64) -> Self {
-        self.frame.x.range = Some((low, high));
         self
     }
 

@@ -27,7 +27,7 @@ from noise import latents as seeded  # noqa: E402
 MODEL = HERE.parent.parent / "data" / "scene-unet"
 RECORDED = HERE / "embedded"
 #: prompt, seed, steps (few: the test runs on every machine), guidance
-CASES = [("a red house on the left in a meadow", 7, 10, 4.0), ("a blue fish", 3, 4, 6.5)]
+CASES = [("a large red house at the top left, on a meadow, in flat style", 7, 10, 4.0), ("a blue fish, at sea", 3, 4, 6.5)]
 
 
 def paint(pipe, prompt, seed, steps, guidance, negative=""):
