@@ -29,6 +29,8 @@ macro_rules! commands {
 commands! {
     Generate(denoscope::diffusion::pipeline::Generate),
     Forward(denoscope::diffusion::forward::Forward),
+    Train(denoscope::sae::command::Train),
+    Evaluate(denoscope::sae::command::Evaluate),
     /// Train or judge the embedded models.
     Embedded(denoscope::embedded::Embedded),
     Lab(denoscope::lab::command::Lab),

@@ -14,6 +14,7 @@ mod adam;
 mod architecture;
 mod batch_topk;
 mod codes;
+pub mod command;
 mod files;
 mod form;
 mod forward;

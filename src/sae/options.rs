@@ -17,6 +17,7 @@ pub enum Start {
 
 /// Options of training. Those that are `None` are chosen from the amount of data; the report says what was taken.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Options {
     /// Peak learning rate. `None`: 2e-4·√(16384 / latents), the rule of public TopK code. The paper took 1e-4, with
     /// thousands of steps.

@@ -102,6 +102,23 @@ impl Arrays {
         }
     }
 
+    /// The matrix named `name`, or the only tensor there is, with its shape.
+    pub(crate) fn matrix(&self, name: Option<&str>) -> Result<([usize; 2], Vec<f32>)> {
+        let mut names = self.names()?;
+        names.sort();
+        let name = match (name, &names[..]) {
+            (Some(name), _) => name,
+            (None, [one]) => one,
+            _ => return Err(Error::format(&self.path, format!("holds {}: say which tensor", names.join(", ")))),
+        };
+        let file = self.parsed()?;
+        let array = file.tensor(name).map_err(|_| Error::unknown("tensor in the file", name, &names))?;
+        match *array.shape() {
+            [rows, columns] => Ok(([rows, columns], self.floats(name, &[rows, columns])?)),
+            ref other => Err(Error::format(&self.path, format!("{name} of shape {other:?}, expected [tokens, d]"))),
+        }
+    }
+
     /// The 64-bit words named `name`, `n` of them.
     pub(crate) fn words(&self, name: &str, n: usize) -> Result<Vec<u64>> {
         let file = self.parsed()?;
