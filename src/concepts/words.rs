@@ -234,7 +234,7 @@ fn binary(file: &mut BufReader<File>, d: usize, path: &Path) -> Result<bool> {
     let ahead = file.fill_buf().map_err(Error::file(path))?;
     let end = ahead.iter().position(|&b| b == b'\n').unwrap_or(ahead.len());
     let text = std::str::from_utf8(&ahead[..end]).ok();
-    Ok(!text.is_some_and(|t| t.split_ascii_whitespace().skip(1).filter(|f| f.parse::<f32>().is_ok()).count() >= d))
+    Ok(text.is_none_or(|t| t.split_ascii_whitespace().skip(1).filter(|f| f.parse::<f32>().is_ok()).count() < d))
 }
 
 fn words_binary(

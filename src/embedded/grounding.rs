@@ -143,7 +143,7 @@ impl Watch {
 
 /// A cover on a coarser grid. Twice the mean, at most 1: a location that is half an object's is the object's.
 fn at(cover: &[f32], (height, width): (usize, usize)) -> Result<Vec<f32>> {
-    if height == 0 || height != width || FINE % height != 0 {
+    if height == 0 || height != width || !FINE.is_multiple_of(height) {
         let (found, expected) = (vec![height, width], vec![FINE, FINE]);
         return Err(Error::Shape { what: "grid of an attention to ground".into(), found, expected });
     }

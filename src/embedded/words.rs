@@ -99,7 +99,7 @@ fn leading(matrix: &[f64], n: usize, d: usize) -> (Vec<f64>, Vec<f64>) {
             .chunks_exact(n)
             .flat_map(|row| (0..n).map(|i| dot(&matrix[i * n..][..n], row)).collect::<Vec<_>>())
             .collect();
-        for j in 0..d {
+        for (j, value) in values.iter_mut().enumerate() {
             let (before, rest) = next.split_at_mut(j * n);
             let row = &mut rest[..n];
             for other in before.chunks_exact(n) {
@@ -107,7 +107,7 @@ fn leading(matrix: &[f64], n: usize, d: usize) -> (Vec<f64>, Vec<f64>) {
                 row.iter_mut().zip(other).for_each(|(x, o)| *x -= along * o);
             }
             let norm = dot(row, row).sqrt();
-            values[j] = norm;
+            *value = norm;
             row.iter_mut().for_each(|x| *x /= norm.max(f64::MIN_POSITIVE));
         }
         rows = next;
