@@ -1,12 +1,15 @@
 //! The PixArt transformer against diffusers, on the models that `tests/golden/make_pixart.py` made.
 
+mod hooked;
+
 use candle_core::{DType, Device, Tensor};
 use denoscope::Result;
 use denoscope::diffusion::captions::Captions;
 use denoscope::diffusion::dit::{Dit, DitConfig, MicroConditions};
-use denoscope::diffusion::hook::{Half, Hook, Kind, Site, Visit};
-use denoscope::diffusion::tap::{Pass, Tap};
+use denoscope::diffusion::hook::{Hook, Kind, Site};
+use denoscope::diffusion::tap::Tap;
 use denoscope::diffusion::weights::Weights;
+use hooked::{Edit, Look, relative, started, values};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
@@ -48,74 +51,7 @@ impl Case {
     }
 
     fn run_with(&self, hook: &mut dyn Hook) -> Result<Tensor> {
-        let batch = self.golden["sample"].dim(0)?;
-        let (halves, items) = match batch {
-            4 => (vec![Half::Unconditional, Half::Conditional], vec![0, 1]),
-            n => (vec![Half::Conditional], (0..n).collect()),
-        };
-        let mut tap = Tap::new(vec![hook]);
-        tap.begin(Pass { step: 3, steps: 10, timestep: 500.0, halves, items });
-        self.run(true, &mut tap)
-    }
-}
-
-fn values(x: &Tensor) -> Vec<f32> {
-    x.contiguous().unwrap().flatten_all().unwrap().to_vec1().unwrap()
-}
-
-fn relative(found: &Tensor, expected: &Tensor) -> f64 {
-    assert_eq!(found.dims(), expected.dims());
-    let (a, b) = (values(found), values(expected));
-    let norm = |x: &mut dyn Iterator<Item = f32>| x.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt();
-    norm(&mut a.iter().zip(&b).map(|(a, b)| a - b)) / norm(&mut b.iter().copied())
-}
-
-/// Keeps every tensor that it sees, both halves one after the other.
-struct Look {
-    sites: Vec<Site>,
-    seen: BTreeMap<Site, (Vec<Tensor>, (usize, usize))>,
-}
-
-impl Look {
-    fn at(sites: Vec<Site>) -> Self {
-        Self { sites, seen: BTreeMap::new() }
-    }
-
-    /// As diffusers lays it out.
-    fn take(&self, dit: &Dit, site: &Site) -> Tensor {
-        let (parts, grid) = &self.seen[site];
-        let layout = dit.module(&site.module).unwrap().layout(site.kind);
-        layout.to_diffusers(&Tensor::cat(parts, 0).unwrap(), *grid).unwrap()
-    }
-}
-
-impl Hook for Look {
-    fn sites(&self) -> Vec<Site> {
-        self.sites.clone()
-    }
-
-    fn visit(&mut self, visit: &Visit<'_>, activation: &Tensor) -> Result<Option<Tensor>> {
-        assert_eq!(activation.dim(0)?, visit.items.len());
-        let seen = self.seen.entry(visit.site.clone()).or_insert((Vec::new(), visit.grid));
-        seen.0.push(activation.clone());
-        Ok(None)
-    }
-}
-
-/// 1.7 x + 0.1 on the conditional half, as the goldens' edit.
-struct Edit(Site);
-
-impl Hook for Edit {
-    fn sites(&self) -> Vec<Site> {
-        vec![self.0.clone()]
-    }
-
-    fn wants(&self, _step: usize, _steps: usize, half: Half) -> bool {
-        half == Half::Conditional
-    }
-
-    fn visit(&mut self, _: &Visit<'_>, activation: &Tensor) -> Result<Option<Tensor>> {
-        Ok(Some(activation.affine(1.7, 0.1)?))
+        self.run(true, &mut started(hook, self.golden["sample"].dim(0)?))
     }
 }
 
@@ -156,7 +92,7 @@ fn every_module_agrees_and_looking_changes_no_bit() {
 
         for (site, (shape, norm, product)) in &digests {
             let site: Site = site.parse().unwrap();
-            let found = look.take(&case.dit, &site);
+            let found = look.take(case.dit.module(&site.module).unwrap(), &site);
             assert_eq!(found.dims(), shape, "{name} {site}");
             let (mut squares, mut sum) = (0f64, 0f64);
             for (k, v) in values(&found).into_iter().enumerate() {
@@ -173,13 +109,17 @@ fn every_module_agrees_and_looking_changes_no_bit() {
             if site.module.starts_with("edited:") {
                 continue;
             }
-            let error = relative(&look.take(&case.dit, &site), expected);
+            let error = relative(&look.take(case.dit.module(&site.module).unwrap(), &site), expected);
             assert!(error <= 1e-5, "{name} {site}: {error:e}");
         }
         let site = |kind| Site::new("transformer_blocks.0", kind);
-        let difference =
-            (look.take(&case.dit, &site(Kind::Output)) - look.take(&case.dit, &site(Kind::Input))).unwrap();
-        assert_eq!(values(&difference), values(&look.take(&case.dit, &site(Kind::Residual))));
+        let difference = (look.take(case.dit.module(&site(Kind::Output).module).unwrap(), &site(Kind::Output))
+            - look.take(case.dit.module(&site(Kind::Input).module).unwrap(), &site(Kind::Input)))
+        .unwrap();
+        assert_eq!(
+            values(&difference),
+            values(&look.take(case.dit.module(&site(Kind::Residual).module).unwrap(), &site(Kind::Residual)))
+        );
     }
 }
 

@@ -190,13 +190,11 @@ fn loss(tokenizer: &Tokenizer, encoder: &TextEncoder, heads: &ReadOuts, micro: &
     let answers = gather(tokenizer, &captions, false)?;
     let losses = heads.0.iter().zip(&answers).map(|(h, a)| h.loss(&states, a)).collect::<Result<Vec<_>>>()?;
     // Twelve classes share a mean at the end token, and most of them are absent: weighed up.
-    let sums = |losses: &[Tensor]| -> Result<[Tensor; 2]> {
-        let sum = |range: &[Tensor]| Tensor::stack(range, 0)?.sum_all();
-        Ok([sum(&losses[..4])?, (sum(&losses[4..])? * 4.0)?])
-    };
-    let parts = sums(&losses)?.into_iter().map(|x| x.to_scalar()).collect::<Result<_, _>>()?;
+    let mut parts = Vec::new();
     let total = composed(&losses.iter().collect::<Vec<_>>(), |losses| {
-        let [phrases, end] = sums(losses)?;
+        let sum = |range: &[Tensor]| Tensor::stack(range, 0)?.sum_all();
+        let (phrases, end) = (sum(&losses[..4])?, (sum(&losses[4..])? * 4.0)?);
+        parts = vec![phrases.to_scalar()?, end.to_scalar()?];
         Ok((phrases + end)?)
     })?;
     Ok(Loss { total, parts })

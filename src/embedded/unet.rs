@@ -165,9 +165,12 @@ fn loss(unet: &Unet, frozen: &Frozen, micro: &Micro) -> Result<Loss> {
     drop(tap);
     let noise = Tensor::from_vec(noise, shape, device)?;
     let weights = Tensor::from_vec(weights, (n, side, side), device)?;
-    let squares = |found: &Tensor| -> Result<Tensor> { Ok((found - &noise)?.sqr()?.mean(D::Minus1)?) };
-    let denoising = composed(&[&found], |x| Ok((squares(&x[0])? * &weights)?.mean_all()?))?;
-    let square = squares(&found.detach())?.mean_all()?.to_scalar()?;
+    let mut square = 0.0;
+    let denoising = composed(&[&found], |x| {
+        let squares = (&x[0] - &noise)?.sqr()?.mean(D::Minus1)?;
+        square = squares.mean_all()?.to_scalar()?;
+        Ok((squares * &weights)?.mean_all()?)
+    })?;
     Ok(match watch.loss(&grounded, HEADS)? {
         Some(grounding) => {
             let total = composed(&[&denoising, &grounding], |x| Ok((&x[0] + (&x[1] * (help * GROUNDING))?)?))?;

@@ -85,12 +85,13 @@ fn loss(vae: &Vae, pictures: &Pictures, micro: &Micro) -> Result<Loss> {
 
 /// |x̂ − x| + (x̂ − x)² + ½ |∇x̂ − ∇x|, each a mean over pixels.
 fn distance(found: &Tensor, x: &Tensor) -> Result<Loss> {
-    let parts = distances(&found.detach(), x)?.map(|part| part.to_scalar::<f32>());
+    let mut parts = Vec::new();
     let total = composed(&[found], |found| {
         let [absolute, square, edges] = distances(&found[0], x)?;
+        parts = [&absolute, &square, &edges].map(Tensor::to_scalar).into_iter().collect::<Result<_, _>>()?;
         Ok(((absolute + square)? + (edges * 0.5)?)?)
     })?;
-    Ok(Loss { total, parts: parts.into_iter().collect::<Result<_, _>>()? })
+    Ok(Loss { total, parts })
 }
 
 /// Means of |x̂ − x|, (x̂ − x)² and |∇x̂ − ∇x| over pixels.

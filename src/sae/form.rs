@@ -1,5 +1,6 @@
 //! The registry of architectures in training.
 
+use super::recipe::L1;
 use super::rule::Rule;
 use super::{batch_topk, gated, jump_relu, matryoshka, relu, topk};
 use crate::error::Result;
@@ -16,11 +17,11 @@ pub(crate) enum Form {
     #[serde(rename = "matryoshka_batchtopk")]
     Matryoshka(matryoshka::Settings),
     #[serde(rename = "standard")]
-    ReLU(relu::Settings),
+    ReLU(L1),
     #[serde(rename = "jumprelu")]
     JumpReLU(jump_relu::Settings),
     #[serde(rename = "gated")]
-    Gated(gated::Settings),
+    Gated(L1),
 }
 
 impl Form {

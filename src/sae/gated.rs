@@ -2,14 +2,13 @@
 
 use super::codes::Codes;
 use super::form::Form;
-use super::recipe::{Recipe, recipe, sparsity};
-use super::rule::{Batch, Own, Rule, Second, dense_start, risen};
+use super::recipe::{L1, Recipe, recipe, sparsity};
+use super::rule::{Batch, Own, Rule, Second, dense_start};
 use super::train::{Path, Settings as Step};
 use super::weights::Weights;
 use super::{Architecture, Sae, forward};
 use crate::error::Result;
 use crate::kernels::sparse::{above, scale};
-use serde::{Deserialize, Serialize};
 
 /// A recipe for a Gated SAE: z = 1[π > 0]·ReLU(e^r·a + b_mag) with a = W_enc (x − b_dec) and the gate π = a + b_gate.
 ///
@@ -32,16 +31,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone)]
 pub struct Gated {
     pub(crate) recipe: Recipe,
-    settings: Settings,
-}
-
-/// What is this architecture's own.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Settings {
-    pub(crate) l1: f32,
-    #[serde(default = "super::recipe::sparsity_warm_up")]
-    pub(crate) sparsity_warm_up: f32,
+    settings: L1,
 }
 
 impl Gated {
@@ -49,8 +39,7 @@ impl Gated {
     /// SAELens' `l1_coefficient`).
     #[must_use]
     pub fn new(expansion: usize, l1: f32) -> Self {
-        let settings = Settings { l1, sparsity_warm_up: super::recipe::sparsity_warm_up() };
-        Self { recipe: Recipe::new(expansion), settings }
+        Self { recipe: Recipe::new(expansion), settings: L1::new(l1) }
     }
 
     fn form(&self) -> Form {
@@ -63,14 +52,14 @@ sparsity!(Gated);
 
 /// b_gate is the encoder bias of the shared weights.
 pub(crate) struct GatedRule {
-    settings: Settings,
+    settings: L1,
     pub(crate) r_mag: Own,
     pub(crate) b_mag: Own,
 }
 
 impl GatedRule {
-    pub(crate) fn new(settings: Settings, latents: usize) -> Result<Self> {
-        super::recipe::check_sparsity("l1", settings.l1, settings.sparsity_warm_up)?;
+    pub(crate) fn new(settings: L1, latents: usize) -> Result<Self> {
+        settings.check()?;
         let zeros = || Own::new(vec![0.0; latents]);
         Ok(Self { settings, r_mag: zeros(), b_mag: zeros() })
     }
@@ -101,8 +90,7 @@ impl Rule for GatedRule {
     }
 
     fn terms(&mut self, step: &Step, main: &mut Path, second: &mut Path) {
-        // Slopes are of half the loss.
-        let half = risen(self.settings.l1, self.settings.sparsity_warm_up, step.progress) / 2.0;
+        let half = self.settings.slope(step.progress);
         second.slopes.iter_mut().for_each(|s| *s += half);
         let gains = self.gains();
         let Path { codes, slopes, .. } = &mut *main;

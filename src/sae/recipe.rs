@@ -3,7 +3,7 @@
 use super::form::Form;
 use super::report::{Row, Trained};
 use super::resume::{self, Identity};
-use super::rule::Rule;
+use super::rule::{Rule, risen};
 use super::train::Trainer;
 use super::training::Training;
 use super::weights::Weights;
@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::kernels::sparse::scale;
 use crate::progress::Progress;
 use crate::random::stream;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -137,6 +138,30 @@ pub(crate) fn check_sparsity(what: &str, coefficient: f32, warm_up: f32) -> Resu
         return Err(Error::invalid(format!("sparsity warm-up of {warm_up}: expected 0 to 1")));
     }
     Ok(())
+}
+
+/// What is the own of an architecture with an L1 penalty.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct L1 {
+    pub(crate) l1: f32,
+    #[serde(default = "sparsity_warm_up")]
+    pub(crate) sparsity_warm_up: f32,
+}
+
+impl L1 {
+    pub(crate) fn new(l1: f32) -> Self {
+        Self { l1, sparsity_warm_up: sparsity_warm_up() }
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        check_sparsity("l1", self.l1, self.sparsity_warm_up)
+    }
+
+    /// What the penalty adds to the slope of an active latent; slopes are of half the loss.
+    pub(crate) fn slope(&self, progress: f32) -> f32 {
+        risen(self.l1, self.sparsity_warm_up, progress) / 2.0
+    }
 }
 
 impl Recipe {

@@ -2,13 +2,12 @@
 
 use super::codes::Codes;
 use super::form::Form;
-use super::recipe::{Recipe, recipe, sparsity};
-use super::rule::{Batch, Rule, dense_start, risen};
+use super::recipe::{L1, Recipe, recipe, sparsity};
+use super::rule::{Batch, Rule, dense_start};
 use super::train::{Path, Settings as Step};
 use super::weights::Weights;
 use super::{Architecture, Sae, forward};
 use crate::error::Result;
-use serde::{Deserialize, Serialize};
 
 /// A recipe for a ReLU SAE: z = ReLU(W_enc (x − b_dec) + b_enc), with the loss ‖x − x̂‖² + λ Σ z.
 ///
@@ -28,16 +27,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone)]
 pub struct ReLU {
     pub(crate) recipe: Recipe,
-    settings: Settings,
-}
-
-/// What is this architecture's own.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Settings {
-    pub(crate) l1: f32,
-    #[serde(default = "super::recipe::sparsity_warm_up")]
-    pub(crate) sparsity_warm_up: f32,
+    settings: L1,
 }
 
 impl ReLU {
@@ -45,8 +35,7 @@ impl ReLU {
     /// `l1_coefficient`).
     #[must_use]
     pub fn new(expansion: usize, l1: f32) -> Self {
-        let settings = Settings { l1, sparsity_warm_up: super::recipe::sparsity_warm_up() };
-        Self { recipe: Recipe::new(expansion), settings }
+        Self { recipe: Recipe::new(expansion), settings: L1::new(l1) }
     }
 
     fn form(&self) -> Form {
@@ -58,12 +47,12 @@ recipe!(ReLU);
 sparsity!(ReLU);
 
 pub(crate) struct ReLURule {
-    settings: Settings,
+    settings: L1,
 }
 
 impl ReLURule {
-    pub(crate) fn new(settings: Settings) -> Result<Self> {
-        super::recipe::check_sparsity("l1", settings.l1, settings.sparsity_warm_up)?;
+    pub(crate) fn new(settings: L1) -> Result<Self> {
+        settings.check()?;
         Ok(Self { settings })
     }
 }
@@ -74,8 +63,7 @@ impl Rule for ReLURule {
     }
 
     fn terms(&mut self, step: &Step, main: &mut Path, _: &mut Path) {
-        // Slopes are of half the loss.
-        let half = risen(self.settings.l1, self.settings.sparsity_warm_up, step.progress) / 2.0;
+        let half = self.settings.slope(step.progress);
         main.slopes.iter_mut().for_each(|s| *s += half);
     }
 

@@ -2,12 +2,12 @@
 
 use super::adam::Adam;
 use super::form::Form;
-use super::recipe::Recipe;
+use super::recipe::{L1, Recipe};
 use super::train::Settings;
 use super::weights::Weights;
 use super::{
     Architecture, BatchTopK, Gated, JumpReLU, Matryoshka, Options, ReLU, Sae, TopK, batch_topk, gated, jump_relu,
-    matryoshka, relu, topk,
+    matryoshka, topk,
 };
 use crate::activations::Activations;
 use crate::error::Result;
@@ -64,12 +64,12 @@ fn recipes(expansion: usize, k: usize) -> Vec<(&'static str, Recipe, Form)> {
         ("TopK", Form::TopK(topk::Settings { k })),
         ("BatchTopK", Form::BatchTopK(batch_topk::Settings { k })),
         ("Matryoshka", Form::Matryoshka(matryoshka::Settings { k, widths: None })),
-        ("ReLU", Form::ReLU(relu::Settings { l1: 0.7, sparsity_warm_up: 0.1 })),
+        ("ReLU", Form::ReLU(L1 { l1: 0.7, sparsity_warm_up: 0.1 })),
         (
             "JumpReLU",
             Form::JumpReLU(jump_relu::Settings { l0: 0.5, bandwidth: 0.2, threshold: 0.5, sparsity_warm_up: 0.1 }),
         ),
-        ("Gated", Form::Gated(gated::Settings { l1: 3.0, sparsity_warm_up: 0.1 })),
+        ("Gated", Form::Gated(L1 { l1: 3.0, sparsity_warm_up: 0.1 })),
     ];
     forms.into_iter().map(|(name, form)| (name, Recipe::new(expansion), form)).collect()
 }

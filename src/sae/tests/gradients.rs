@@ -3,7 +3,7 @@
 use super::super::form::Form;
 use super::super::rule::Rule;
 use super::super::train::Trainer;
-use super::super::{batch_topk, gated, jump_relu, matryoshka, relu, topk};
+use super::super::{batch_topk, jump_relu, matryoshka, topk};
 use super::*;
 use candle_core::{DType, Device, Result as Outcome, Tensor, Var};
 
@@ -17,9 +17,9 @@ fn forms() -> [Form; 6] {
         Form::TopK(topk::Settings { k: K }),
         Form::BatchTopK(batch_topk::Settings { k: K }),
         Form::Matryoshka(matryoshka::Settings { k: K, widths: Some(vec![2, 5, LATENTS]) }),
-        Form::ReLU(relu::Settings { l1: 0.6, sparsity_warm_up: 0.0 }),
+        Form::ReLU(L1 { l1: 0.6, sparsity_warm_up: 0.0 }),
         Form::JumpReLU(jump_relu::Settings { l0: 0.6, bandwidth: BANDWIDTH, threshold: 0.7, sparsity_warm_up: 0.0 }),
-        Form::Gated(gated::Settings { l1: 0.6, sparsity_warm_up: 0.0 }),
+        Form::Gated(L1 { l1: 0.6, sparsity_warm_up: 0.0 }),
     ]
 }
 
