@@ -25,6 +25,7 @@ mod noised;
 mod recorder;
 pub(crate) mod shard;
 mod store;
+mod trajectories;
 mod writer;
 
 pub use batches::{Batches, Mixing};
@@ -32,6 +33,8 @@ pub use capture::Capture;
 pub use index::{Item, Layout, Plan, Seen};
 pub use recorder::{Block, Recorder, Recording};
 pub use store::Store;
+pub use trajectories::Trajectories;
+pub(crate) use trajectories::around;
 pub use writer::Writer;
 
 use crate::diffusion::hook::{Half, Kind, Site, progress_t};
@@ -97,6 +100,13 @@ pub struct Activations {
 enum Source {
     Memory(Arc<Vec<f32>>),
     Shards(Arc<Shards>),
+    Derived(Arc<dyn Rows>),
+}
+
+/// Rows that are worked out from others, or read from elsewhere, when they are asked for.
+pub(crate) trait Rows: std::fmt::Debug + Send + Sync {
+    /// Item `i`: `[tokens, d]`, finite numbers.
+    fn item(&self, i: usize) -> Result<Vec<f32>>;
 }
 
 /// Half-precision bytes of tokens that a shuffle of a store holds at once.
@@ -165,6 +175,12 @@ impl Activations {
     pub(crate) fn from_shards(about: Description, items: Arc<Vec<Item>>, shards: Shards) -> Self {
         let range = 0..items.len();
         Self { about, items, range, source: Source::Shards(Arc::new(shards)), buffer: BUFFER }
+    }
+
+    /// Activations whose rows come from `rows` when they are asked for; shuffles keep them in half precision.
+    pub(crate) fn derived(about: Description, items: Arc<Vec<Item>>, rows: Arc<dyn Rows>) -> Self {
+        let range = 0..items.len();
+        Self { about, items, range, source: Source::Derived(rows), buffer: BUFFER }
     }
 
     /// Where and when they were taken.
@@ -246,6 +262,7 @@ impl Activations {
         match &self.source {
             Source::Memory(data) => Ok(data[at * size..(at + 1) * size].to_vec()),
             Source::Shards(shards) => Ok(shards.item(at)?.iter().map(|v| v.to_f32()).collect()),
+            Source::Derived(rows) => rows.item(at),
         }
     }
 

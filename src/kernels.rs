@@ -8,6 +8,7 @@
 #![allow(unsafe_code)]
 
 pub mod attention;
+pub(crate) mod cholesky;
 pub mod convolution;
 pub mod normalisation;
 pub mod pointwise;

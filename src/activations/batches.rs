@@ -53,7 +53,9 @@ impl Batches {
         let n = from.len();
         let most = match from.source {
             Source::Memory(_) => n,
-            Source::Shards(_) => (from.buffer / (from.tokens_per_item() * from.d() * 2)).clamp(1, n),
+            Source::Shards(_) | Source::Derived(_) => {
+                (from.buffer / (from.tokens_per_item() * from.d() * 2)).clamp(1, n)
+            }
         };
         // Windows of equal size: a small last one would be mixed worse than the others.
         let window_items = n.div_ceil(n.div_ceil(most));
@@ -97,7 +99,7 @@ impl Batches {
                                 let at = ((base + items[token / tokens]) * tokens + token % tokens) * d;
                                 row.copy_from_slice(&data[at..at + d]);
                             }
-                            Source::Shards(_) => window.data[token * d..(token + 1) * d].convert_to_f32_slice(row),
+                            _ => window.data[token * d..(token + 1) * d].convert_to_f32_slice(row),
                         }
                     }
                 },
@@ -129,17 +131,32 @@ impl Batches {
         let items = &self.items[number * self.window_items..end];
         let mut random = stream(self.seed, "order of tokens", self.epoch << 32 | number as u64);
         let order = random.permutation(items.len() * self.from.tokens_per_item());
+        let size = self.from.tokens_per_item() * self.from.d();
+        let read = |fill: &(dyn Fn(&mut [f16], usize) -> Result<()> + Sync)| {
+            let mut data = vec![f16::ZERO; items.len() * size];
+            data.par_chunks_mut(size).zip(items).try_for_each(|(out, &i)| fill(out, self.from.range.start + i))?;
+            Ok::<_, Error>(data)
+        };
         let data = match &self.from.source {
             Source::Memory(_) => Vec::new(),
-            Source::Shards(shards) => {
-                let size = self.from.tokens_per_item() * self.from.d();
-                let mut data = vec![f16::ZERO; items.len() * size];
-                data.par_chunks_mut(size).zip(items).try_for_each(|(out, &i)| -> Result<()> {
-                    out.copy_from_slice(&shards.item(self.from.range.start + i)?);
-                    Ok(())
-                })?;
-                data
-            }
+            Source::Shards(shards) => read(&|out, i| {
+                out.copy_from_slice(&shards.item(i)?);
+                Ok(())
+            })?,
+            Source::Derived(rows) => read(&|out, i| {
+                let item = rows.item(i)?;
+                out.convert_from_f32_slice(&item);
+                match out.iter().position(|v| !v.is_finite()) {
+                    None => Ok(()),
+                    Some(at) => Err(Error::invalid(format!(
+                        "{}: {} at item {i}, row {}, channel {} is beyond half precision (65504)",
+                        self.from,
+                        item[at],
+                        at / self.from.d(),
+                        at % self.from.d()
+                    ))),
+                }
+            })?,
         };
         Ok(Window { number, order, data })
     }
