@@ -6,6 +6,7 @@
 //! | to | see |
 //! |---|---|
 //! | train one | [`TopK`], [`BatchTopK`], [`Matryoshka`], [`ReLU`], [`JumpReLU`], [`Gated`] |
+//! | train one on several steps together | [`Residualized`], [`Tide`] |
 //! | use one | [`Sae::encode`], [`Sae::concept_vector`] |
 //! | judge one | [`Sae::measure`], with [`Sae::random`] as the control |
 //! | keep one | [`Sae::save`], [`Sae::load`] |
@@ -23,13 +24,16 @@ mod jump_relu;
 mod matryoshka;
 mod measure;
 mod options;
+mod part;
 mod recipe;
 mod relu;
 mod report;
+mod residual;
 mod resume;
 mod rule;
 mod select;
 mod start;
+mod temporal;
 mod tensors;
 mod topk;
 mod train;
@@ -43,9 +47,14 @@ pub use gated::Gated;
 pub use jump_relu::JumpReLU;
 pub use matryoshka::Matryoshka;
 pub use measure::Quality;
-pub use options::{Options, Start};
+pub use options::{Options, Schedule, Start};
 pub use relu::ReLU;
 pub use report::{Row, Trained};
+pub use residual::{
+    FeatureTrajectory, Fit, Join, Prediction, Predictors, Residualized, Spread, Standardise, StepQuality,
+    TrainedTrajectories, TrajectoryQuality, TrajectorySae,
+};
+pub use temporal::{Modulation, Terms, Tide, TideSae, TrainedTide};
 pub use topk::TopK;
 pub use training::Training;
 

@@ -14,7 +14,7 @@ pub use reader::{ClipReader, Reader, T5Reader};
 
 use crate::diffusion::captions::Captions;
 use crate::diffusion::denoiser::Denoiser;
-use crate::diffusion::dit::{Dit, DitConfig};
+use crate::diffusion::dit::{Dit, DitConfig, MicroConditions, Modulation};
 use crate::diffusion::hook::Site;
 use crate::diffusion::open::ModelFolder;
 use crate::diffusion::scheduler::{SchedulerConfig, SchedulerKind};
@@ -257,6 +257,25 @@ impl Pipeline {
         let factor = self.vae.factor();
         let at = Tensor::new(&[timestep as f32], &self.device)?;
         self.denoiser.forward(sample, &at, captions, (h * factor, w * factor), tap)
+    }
+
+    /// The vectors by which block `block` of a transformer modulates its tokens at some steps of a generation of `steps`
+    /// steps, each `[at, width]`.
+    ///
+    /// # Errors
+    /// A model that has a U-Net, a block or a step that does not exist; of the tensor library.
+    pub fn modulation(&self, block: usize, at: &[usize], steps: usize) -> Result<Modulation> {
+        let timesteps = self.scheduler.scheduler(steps)?.timesteps().to_vec();
+        let chosen = at.iter().map(|&step| {
+            timesteps.get(step).map(|t| *t as f32).ok_or_else(|| {
+                Error::invalid(format!("modulation at step {step} of a generation of {} steps", timesteps.len()))
+            })
+        });
+        let chosen = Tensor::new(chosen.collect::<Result<Vec<_>>>()?, &self.device)?;
+        let (dit, (h, w)) = (self.dit()?, self.picture_size());
+        let size = || MicroConditions::new(at.len(), h, w, &self.device);
+        let size = dit.config().additional_conditions().then(size).transpose()?;
+        dit.modulation(block, &chosen, size.as_ref())
     }
 
     /// The noise that generation starts from, `[seeds, h, w, channels]`: standard normal numbers from the stream

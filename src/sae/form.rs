@@ -2,7 +2,7 @@
 
 use super::recipe::L1;
 use super::rule::Rule;
-use super::{batch_topk, gated, jump_relu, matryoshka, relu, topk};
+use super::{batch_topk, gated, jump_relu, matryoshka, relu, temporal, topk};
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +22,9 @@ pub(crate) enum Form {
     JumpReLU(jump_relu::Settings),
     #[serde(rename = "gated")]
     Gated(L1),
+    /// Reads trajectories, which a configuration of single activations cannot name.
+    #[serde(rename = "temporal_aware_topk", skip_deserializing)]
+    Tide(temporal::rule::Settings),
 }
 
 impl Form {
@@ -37,6 +40,15 @@ impl Form {
             Form::ReLU(s) => Box::new(relu::ReLURule::new(*s)?),
             Form::JumpReLU(s) => Box::new(jump_relu::JumpReLURule::new(*s, latents)?),
             Form::Gated(s) => Box::new(gated::GatedRule::new(*s, latents)?),
+            Form::Tide(s) => Box::new(temporal::rule::TideRule::new(s, latents)?),
         })
+    }
+
+    /// Tokens of an SAE in one row of the activations it is trained on: the steps of a trajectory, or 1.
+    pub(crate) fn steps(&self) -> usize {
+        match self {
+            Form::Tide(s) => s.start.t.len(),
+            _ => 1,
+        }
     }
 }

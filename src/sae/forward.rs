@@ -166,6 +166,21 @@ pub(crate) fn residuals(
     added(parts, d)
 }
 
+/// The slope ⟨W_dec_j, r⟩ of every entry of the codes, for any r.
+pub(crate) fn slopes(weights: &Weights, codes: &Codes, r: &[f32], slopes: &mut [f32]) {
+    let d = weights.d;
+    let jobs: Vec<_> = r.chunks(ROWS * d).zip(cut(codes, slopes)).enumerate().collect();
+    jobs.into_par_iter().for_each(|(number, (r, slopes))| {
+        let mut at = 0;
+        for (t, r) in r.chunks_exact(d).enumerate() {
+            for &j in codes.token(number * ROWS + t).0 {
+                slopes[at] = dot(r, &weights.w_dec[j as usize * d..(j as usize + 1) * d]);
+                at += 1;
+            }
+        }
+    });
+}
+
 /// The same for nested prefixes of the latents, which end at `levels`, each decoding on its own.
 ///
 /// With r_m = W_dec[..levels_m]ᵀ z[..levels_m] − target, the gradient of ½Σ_m ‖r_m‖² by a decoder row of level m is
@@ -246,7 +261,7 @@ fn nested_row(
 }
 
 /// The slopes of the entries of every chunk of rows: contiguous, but of varying number.
-fn cut<'a>(codes: &Codes, slopes: &'a mut [f32]) -> Vec<&'a mut [f32]> {
+pub(crate) fn cut<'a>(codes: &Codes, slopes: &'a mut [f32]) -> Vec<&'a mut [f32]> {
     let (tokens, mut rest) = (codes.tokens(), slopes);
     let mut parts = Vec::with_capacity(tokens.div_ceil(ROWS));
     for first in (0..tokens).step_by(ROWS) {

@@ -110,6 +110,10 @@ impl Rule for GatedRule {
         self.b_mag.update(adam, c);
     }
 
+    fn gradient_squares(&self) -> f64 {
+        self.r_mag.squares() + self.b_mag.squares()
+    }
+
     fn state(&mut self) -> Vec<(&'static str, &mut Vec<f32>)> {
         let r = self.r_mag.state(["r_mag", "r_mag.m", "r_mag.v"]);
         let b = self.b_mag.state(["b_mag", "b_mag.m", "b_mag.v"]);

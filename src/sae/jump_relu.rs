@@ -152,6 +152,10 @@ impl Rule for JumpReLURule {
         self.log_threshold.update(adam, c);
     }
 
+    fn gradient_squares(&self) -> f64 {
+        self.log_threshold.squares()
+    }
+
     fn state(&mut self) -> Vec<(&'static str, &mut Vec<f32>)> {
         self.log_threshold.state(["log_threshold", "log_threshold.m", "log_threshold.v"]).into()
     }

@@ -1,9 +1,12 @@
 //! How well an SAE stands for activations: one formula a number.
 
 use super::Sae;
+use super::codes::Codes;
 use crate::activations::Activations;
 use crate::error::{Error, Result};
 use crate::kernels::sparse::dot;
+use std::fmt::Display;
+use std::ops::Range;
 
 /// Reconstruction and sparsity of an SAE on some activations.
 ///
@@ -43,43 +46,65 @@ struct Channel {
     rr: f64,
 }
 
-impl Sae {
-    /// Measures the SAE on every token of `activations`.
-    ///
-    /// # Errors
-    /// If the activations have another number of channels, cannot be read, or do not vary at all.
-    pub fn measure(&self, activations: &Activations) -> Result<Quality> {
-        self.fits(activations)?;
-        let mut channels = vec![Channel::default(); self.d];
-        let (mut fired, mut last) = (vec![0u64; self.latents], vec![0u64; self.latents]);
-        let (mut cosines, mut entries, mut tokens) = (0.0, 0, 0);
-        // Moments about the bias, which is near the mean: no digits are lost to a large mean.
-        for i in 0..activations.len() {
-            let x = activations.item(i)?;
-            let codes = self.encode(&x)?;
-            let decoded = self.decode(&codes);
-            entries += codes.index.len();
-            for t in 0..codes.tokens() {
-                tokens += 1;
-                for &j in codes.token(t).0 {
-                    fired[j as usize] += 1;
-                    last[j as usize] = tokens as u64;
-                }
-            }
-            for (x, y) in x.chunks_exact(self.d).zip(decoded.chunks_exact(self.d)) {
-                let norms = f64::from(dot(x, x)).sqrt() * f64::from(dot(y, y)).sqrt();
-                cosines += if norms > 0.0 { f64::from(dot(x, y)) / norms } else { 0.0 };
-                for (((c, &x), &y), &b) in channels.iter_mut().zip(x).zip(y).zip(&self.b_dec) {
-                    let (x, r) = (f64::from(x - b), f64::from(x - y));
-                    *c = Channel { x: c.x + x, xx: c.xx + x * x, r: c.r + r, rr: c.rr + r * r };
-                }
+/// Running sums behind a [`Quality`], about a centre near the mean: no digits are lost to a large mean.
+pub(crate) struct Tally {
+    centre: Vec<f32>,
+    channels: Vec<Channel>,
+    fired: Vec<u64>,
+    last: Vec<u64>,
+    cosines: f64,
+    entries: usize,
+    tokens: usize,
+}
+
+/// What is said of some channels together.
+pub(crate) struct Summary {
+    pub(crate) mse: f64,
+    pub(crate) scaled_mse: f64,
+    pub(crate) explained_variance: f64,
+    pub(crate) fvu: f64,
+    /// Channels that vary.
+    pub(crate) varying: usize,
+}
+
+impl Tally {
+    pub(crate) fn new(centre: &[f32], latents: usize) -> Self {
+        let (channels, centre) = (vec![Channel::default(); centre.len()], centre.to_vec());
+        let (fired, last) = (vec![0; latents], vec![0; latents]);
+        Self { centre, channels, fired, last, cosines: 0.0, entries: 0, tokens: 0 }
+    }
+
+    /// Counts tokens `x` with their codes and what these decode to.
+    pub(crate) fn add(&mut self, x: &[f32], codes: &Codes, decoded: &[f32]) {
+        let d = self.centre.len();
+        self.entries += codes.index.len();
+        for t in 0..codes.tokens() {
+            self.tokens += 1;
+            for &j in codes.token(t).0 {
+                self.fired[j as usize] += 1;
+                self.last[j as usize] = self.tokens as u64;
             }
         }
-        let n = tokens as f64;
+        for (x, y) in x.chunks_exact(d).zip(decoded.chunks_exact(d)) {
+            let norms = f64::from(dot(x, x)).sqrt() * f64::from(dot(y, y)).sqrt();
+            self.cosines += if norms > 0.0 { f64::from(dot(x, y)) / norms } else { 0.0 };
+            for (((c, &x), &y), &b) in self.channels.iter_mut().zip(x).zip(y).zip(&self.centre) {
+                let (x, r) = (f64::from(x - b), f64::from(x - y));
+                *c = Channel { x: c.x + x, xx: c.xx + x * x, r: c.r + r, rr: c.rr + r * r };
+            }
+        }
+    }
+
+    /// What is said of these channels; `what` was measured.
+    ///
+    /// # Errors
+    /// If none of them varies.
+    pub(crate) fn summary(&self, range: Range<usize>, what: &dyn Display) -> Result<Summary> {
+        let n = self.tokens as f64;
         let variance = |sum: f64, squares: f64| (squares / n - (sum / n) * (sum / n)).max(0.0);
-        let mut shares = Vec::with_capacity(self.d);
+        let mut shares = Vec::with_capacity(range.len());
         let (mut x_variance, mut r_variance, mut squares) = (0.0, 0.0, 0.0);
-        for c in &channels {
+        for c in &self.channels[range.clone()] {
             let (x, r) = (variance(c.x, c.xx), variance(c.r, c.rr));
             // Rounding leaves a constant channel with a variance of some 1e-16 of its mean square.
             if x > 1e-12 * c.xx / n {
@@ -90,21 +115,55 @@ impl Sae {
             squares += c.rr;
         }
         if shares.is_empty() {
-            return Err(Error::invalid(format!("{activations}: no channel varies, nothing to explain")));
+            return Err(Error::invalid(format!("{what}: no channel varies, nothing to explain")));
         }
-        Ok(Quality {
-            tokens,
-            mse: squares / n / self.d as f64,
+        Ok(Summary {
+            mse: squares / n / range.len() as f64,
             scaled_mse: squares / n / x_variance,
             explained_variance: shares.iter().sum::<f64>() / shares.len() as f64,
             fvu: r_variance / x_variance,
-            cosine: cosines / n,
-            l0: entries as f64 / n,
-            dead_share: fired.iter().filter(|&&f| f == 0).count() as f64 / self.latents as f64,
-            constant_channels: self.d - shares.len(),
-            density: fired.iter().map(|&f| f as f64 / n).collect(),
-            silent: last.iter().map(|&at| tokens as u64 - at).collect(),
+            varying: shares.len(),
         })
+    }
+
+    /// All of it.
+    ///
+    /// # Errors
+    /// If no channel varies.
+    pub(crate) fn quality(&self, what: &dyn Display) -> Result<Quality> {
+        let n = self.tokens as f64;
+        let Summary { mse, scaled_mse, explained_variance, fvu, varying } =
+            self.summary(0..self.channels.len(), what)?;
+        Ok(Quality {
+            tokens: self.tokens,
+            mse,
+            scaled_mse,
+            explained_variance,
+            fvu,
+            cosine: self.cosines / n,
+            l0: self.entries as f64 / n,
+            dead_share: self.fired.iter().filter(|&&f| f == 0).count() as f64 / self.fired.len() as f64,
+            constant_channels: self.channels.len() - varying,
+            density: self.fired.iter().map(|&f| f as f64 / n).collect(),
+            silent: self.last.iter().map(|&at| self.tokens as u64 - at).collect(),
+        })
+    }
+}
+
+impl Sae {
+    /// Measures the SAE on every token of `activations`.
+    ///
+    /// # Errors
+    /// If the activations have another number of channels, cannot be read, or do not vary at all.
+    pub fn measure(&self, activations: &Activations) -> Result<Quality> {
+        self.fits(activations)?;
+        let mut tally = Tally::new(&self.b_dec, self.latents);
+        for i in 0..activations.len() {
+            let x = activations.item(i)?;
+            let codes = self.encode(&x)?;
+            tally.add(&x, &codes, &self.decode(&codes));
+        }
+        tally.quality(activations)
     }
 }
 

@@ -15,6 +15,16 @@ pub enum Start {
     Zero,
 }
 
+/// How the learning rate falls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Schedule {
+    /// Constant, then linearly to zero over the last share of the steps that [`Options::decay`] says.
+    Linear,
+    /// ½(1 + cos πs) at the share s of the steps (cosine annealing).
+    Cosine,
+}
+
 /// Options of training. Those that are `None` are chosen from the amount of data; the report says what was taken.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -30,6 +40,14 @@ pub struct Options {
     pub warm_up: f32,
     /// Share of the steps over which it falls linearly to zero, at the end.
     pub decay: f32,
+    /// How it falls. Public recipes of TopK SAEs have the linear one.
+    pub schedule: Schedule,
+    /// The largest length τ of a step's gradient over all weights; a longer one is shortened to it. `None`: no limit. The
+    /// gradient's length has to be known before the first weight moves, so that gradients are summed twice.
+    pub clip: Option<f32>,
+    /// AdamW's decoupled decay of the encoder matrix, a share of the learning rate (0: Adam). Decoder rows have unit
+    /// length, which decay would not change.
+    pub weight_decay: f32,
     /// Weight α of the auxiliary loss ‖e − ê‖², in which dead latents explain the error e = x − x̂. The paper took 1/32.
     /// On 18,000 patches of pictures (d 192, k 10, 1000 steps) 1/32 left 20 % of the latents dead, 1/4 left 10 % and 1
     /// left 7 %, with explained variances of .983, .983 and .982.
@@ -62,6 +80,9 @@ impl Default for Options {
             epochs: None,
             warm_up: 0.05,
             decay: 0.2,
+            schedule: Schedule::Linear,
+            clip: None,
+            weight_decay: 0.0,
             aux_alpha: 0.25,
             aux_k: 256,
             dead_window: None,
@@ -107,6 +128,10 @@ impl Options {
         bounded("warm-up", self.warm_up, 1.0)?;
         bounded("decay", self.decay, 1.0)?;
         bounded("auxiliary weight", self.aux_alpha, f32::MAX)?;
+        bounded("weight decay", self.weight_decay, f32::MAX)?;
+        if let Some(clip) = self.clip.filter(|c| !(*c > 0.0 && c.is_finite())) {
+            return Err(Error::invalid(format!("gradients clipped at {clip}: expected more than 0")));
+        }
         let steps_per_epoch = tokens / batch;
         let steps = steps_per_epoch * self.epochs.unwrap_or_else(|| STEPS.div_ceil(steps_per_epoch));
         let learning_rate = self.learning_rate.unwrap_or_else(|| 2e-4 * (16384.0 / latents as f32).sqrt());
@@ -128,7 +153,11 @@ impl Options {
     pub(crate) fn rate(&self, resolved: &Resolved, step: usize) -> f32 {
         let steps = resolved.steps as f32;
         let ramp = |share: f32, done: f32| if share > 0.0 { (done / (share * steps)).min(1.0) } else { 1.0 };
-        resolved.learning_rate * ramp(self.warm_up, step as f32 + 1.0) * ramp(self.decay, steps - step as f32)
+        let falls = match self.schedule {
+            Schedule::Linear => ramp(self.decay, steps - step as f32),
+            Schedule::Cosine => 0.5 * (1.0 + (std::f32::consts::PI * step as f32 / steps).cos()),
+        };
+        resolved.learning_rate * ramp(self.warm_up, step as f32 + 1.0) * falls
     }
 }
 
@@ -155,6 +184,9 @@ mod tests {
         let resolved = options.resolve(4096 * 10, 8).unwrap();
         let rates: Vec<f32> = (0..resolved.steps).map(|s| options.rate(&resolved, s)).collect();
         let n = rates.len();
+        let cosine = Options { schedule: Schedule::Cosine, warm_up: 0.0, ..options.clone() };
+        let half = cosine.rate(&resolved, n / 2);
+        assert!((half - 0.5).abs() < 0.01 && cosine.rate(&resolved, 0) == 1.0 && cosine.rate(&resolved, n - 1) < 1e-3);
         assert!(rates[0] < 0.1 && rates[n / 4] == 1.0 && (rates[n * 3 / 4] - 0.5).abs() < 0.01 && rates[n - 1] < 0.02);
     }
 }

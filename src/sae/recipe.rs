@@ -27,8 +27,8 @@ pub(crate) struct Recipe {
     pub(crate) stop_at: Option<usize>,
 }
 
-/// Gives a recipe the methods that all have: it has a field `recipe` and a method `form`.
-macro_rules! recipe {
+/// Gives a recipe the methods by which all are set: it has a field `recipe`.
+macro_rules! settings {
     ($name:ident) => {
         impl $name {
             /// All options at once.
@@ -80,7 +80,17 @@ macro_rules! recipe {
                 self.recipe.folder = Some(folder.into());
                 self
             }
+        }
+    };
+}
+pub(crate) use settings;
 
+/// Gives a recipe on single activations all methods that they have: it has a field `recipe` and a method `form`.
+macro_rules! recipe {
+    ($name:ident) => {
+        $crate::sae::recipe::settings!($name);
+
+        impl $name {
             /// Trains on `activations`.
             ///
             /// # Errors
@@ -129,6 +139,15 @@ pub(crate) fn sparsity_warm_up() -> f32 {
     0.1
 }
 
+/// How many of `n` items a held-out share keeps out.
+pub(crate) fn held_out(n: usize, share: f64) -> Result<usize> {
+    if !(0.0..1.0).contains(&share) {
+        return Err(Error::invalid(format!("a held-out share of {share}: expected 0 to below 1")));
+    }
+    // One item alone cannot be split; otherwise a share above zero keeps out at least one.
+    Ok(if share == 0.0 || n < 2 { 0 } else { ((n as f64 * share).round() as usize).clamp(1, n - 1) })
+}
+
 /// Refuses a sparsity penalty that cannot be meant.
 pub(crate) fn check_sparsity(what: &str, coefficient: f32, warm_up: f32) -> Result<()> {
     if !(coefficient >= 0.0 && coefficient.is_finite()) {
@@ -170,9 +189,14 @@ impl Recipe {
     }
 
     pub(crate) fn train(&self, form: &Form, activations: &Activations) -> Result<Trained> {
+        self.run(form, activations)?.finish()
+    }
+
+    /// All steps of a training.
+    pub(crate) fn run(&self, form: &Form, activations: &Activations) -> Result<Training> {
         let mut training = self.begin(form, activations)?;
         let mut progress =
-            Progress::new(format!("SAE, {} latents", self.expansion * activations.d()), training.steps());
+            Progress::new(format!("SAE, {} latents", training.trainer.weights.latents), training.steps());
         while training.step()? {
             if let Some(row) = training.history().last() {
                 let Row { loss, explained_variance, l0, dead_share, .. } = row;
@@ -188,14 +212,17 @@ impl Recipe {
                 return Err(Error::invalid(format!("stopped at step {}", training.done())));
             }
         }
-        training.finish()
+        Ok(training)
     }
 
     pub(crate) fn begin(&self, form: &Form, activations: &Activations) -> Result<Training> {
-        let latents = self.expansion * activations.d();
+        let tokens = form.steps();
+        let latents = self.expansion * (activations.d() / tokens);
         let rule = form.rule(latents)?;
         let (training, held_out) = self.split(activations)?;
-        let resolved = self.options.resolve(training.tokens(), latents)?;
+        let mut resolved = self.options.resolve(training.tokens() * tokens, latents)?;
+        // Whole trajectories only, at least one.
+        resolved.batch = (resolved.batch / tokens).max(1) * tokens;
         let options = Options {
             learning_rate: Some(resolved.learning_rate),
             batch: Some(resolved.batch),
@@ -211,7 +238,8 @@ impl Recipe {
         let (trainer, scale, history) = match resumed {
             Some(state) => state,
             None => {
-                let (weights, scale) = self.initial(&training, latents, rule.as_ref())?;
+                let mut rule = rule;
+                let (weights, scale) = self.initial(&training, (latents, tokens), rule.as_mut())?;
                 (Trainer::new(weights, rule), scale, Vec::new())
             }
         };
@@ -222,6 +250,7 @@ impl Recipe {
             history,
             options,
             resolved,
+            tokens,
             training,
             held_out,
             batches: None,
@@ -235,23 +264,30 @@ impl Recipe {
 
     /// The items to train on, and those kept out.
     fn split(&self, activations: &Activations) -> Result<(Activations, Option<Activations>)> {
-        let (n, share) = (activations.len(), self.options.holdout);
-        if !(0.0..1.0).contains(&share) {
-            return Err(Error::invalid(format!("a held-out share of {share}: expected 0 to below 1")));
-        }
-        // One item alone cannot be split; otherwise a share above zero keeps out at least one.
-        let out = if share == 0.0 || n < 2 { 0 } else { ((n as f64 * share).round() as usize).clamp(1, n - 1) };
+        let n = activations.len();
+        let out = held_out(n, self.options.holdout)?;
         let training = activations.range(0..n - out)?;
         let held_out = if out > 0 { Some(activations.range(n - out..n)?) } else { None };
         Ok((training, held_out))
     }
 
     /// Initial weights, for scaled activations, and the scale.
-    fn initial(&self, training: &Activations, latents: usize, rule: &dyn Rule) -> Result<(Weights, f32)> {
-        let (d, seed) = (training.d(), self.options.seed);
-        let mut sample = start::sample(training, start::SAMPLE, seed)?;
-        let b_dec = start::bias(&sample, d, self.options.start);
+    fn initial(
+        &self,
+        training: &Activations,
+        (latents, tokens): (usize, usize),
+        rule: &mut dyn Rule,
+    ) -> Result<(Weights, f32)> {
+        let (d, seed) = (training.d() / tokens, self.options.seed);
+        let mut sample = start::sample(training, start::SAMPLE / tokens, seed)?;
         let factor = if self.options.normalise { start::unit_scale(&sample, d)? } else { 1.0 };
+        let b_dec = if tokens > 1 {
+            // The decoder works on what the rule makes of its input.
+            sample = rule.input(&sample, &vec![0.0; d], factor);
+            start::bias(&sample, d, self.options.start)
+        } else {
+            start::bias(&sample, d, self.options.start).iter().map(|b| b * factor).collect()
+        };
         sample.clear();
         let w_dec = start::unit_rows(d, latents, &mut stream(seed, "initial dictionary", 0));
         // Tied: encoder and decoder start as one dictionary.
@@ -260,7 +296,6 @@ impl Recipe {
         if length < 1.0 {
             scale(&mut w_enc, length);
         }
-        let b_dec = b_dec.iter().map(|b| b * factor).collect();
         Ok((Weights { d, latents, w_enc, b_enc: vec![0.0; latents], w_dec, b_dec }, factor))
     }
 }

@@ -125,7 +125,7 @@ pub(crate) fn load(folder: &Path, identity: &Identity) -> Result<Option<(Trainer
     agree(&found, &identity.fields(&path)?, &path)?;
     let history =
         report::parse(&file.fact("log")?).ok_or_else(|| Error::format(&path, "a damaged log in its header"))?;
-    let (n, d) = (identity.latents, identity.data.d);
+    let (n, d) = (identity.latents, identity.data.d / identity.architecture.steps());
     let moments = |name: &str, shape: &[usize]| -> Result<Moments> {
         Ok(Moments { m: file.floats(&format!("{name}.m"), shape)?, v: file.floats(&format!("{name}.v"), shape)? })
     };

@@ -2,7 +2,7 @@
 
 use super::adam::{Adam, Moments};
 use super::codes::Codes;
-use super::forward;
+use super::forward::{self, Residuals};
 use super::train::{Path, Settings};
 use super::weights::Weights;
 use super::{Architecture, Sae};
@@ -17,6 +17,25 @@ pub(crate) struct Batch<'a> {
     pub(crate) dead: &'a [u32],
     /// Dead latents that may take part in the auxiliary loss on a token; 0 without one.
     pub(crate) k_aux: usize,
+    /// Share of the steps of the training that are done.
+    pub(crate) progress: f32,
+}
+
+/// A step after both reconstructions, for a loss that is not the squares.
+pub(crate) struct Pass<'a> {
+    pub(crate) weights: &'a Weights,
+    pub(crate) xc: &'a [f32],
+    pub(crate) settings: &'a Settings,
+    pub(crate) main: &'a mut Path,
+    pub(crate) second: &'a Path,
+}
+
+/// What a loss of the rule's own found.
+pub(crate) struct Judged {
+    /// Squares of the errors as they are reported, and the sum over tokens of what the decoder bias learns from.
+    pub(crate) residuals: Residuals,
+    /// If it is wanted.
+    pub(crate) explained_variance: Option<f64>,
 }
 
 impl Batch<'_> {
@@ -60,6 +79,27 @@ pub(crate) trait Rule: Send {
     /// What the second codes reconstruct.
     fn second(&self) -> Second {
         Second::Error
+    }
+
+    /// What the encoder reads of a batch, less the decoder bias: s·x − b_dec.
+    fn input(&mut self, x: &[f32], b_dec: &[f32], scale: f32) -> Vec<f32> {
+        forward::centre(x, b_dec, scale)
+    }
+
+    /// Puts half the gradient of another loss by the reconstruction in the place of its residual, with the slopes that
+    /// follow, and gathers the gradients of what is before the encoder.
+    fn loss(&mut self, _pass: Pass<'_>) -> Option<Judged> {
+        None
+    }
+
+    /// λ of a term λ‖W_enc‖² of the loss.
+    fn weight_penalty(&self) -> f32 {
+        0.0
+    }
+
+    /// ‖gradient‖² of its own parameters, but for the factor of every gradient.
+    fn gradient_squares(&self) -> f64 {
+        0.0
     }
 
     /// Adds the architecture's own terms to the slopes that the reconstructions left, gathers the gradients of its own
@@ -113,6 +153,11 @@ impl Own {
         self.gradient.iter_mut().for_each(|g| *g *= c);
         adam.apply(&mut self.value, &mut self.moments.m, &mut self.moments.v, &self.gradient);
         self.gradient.fill(0.0);
+    }
+
+    /// ‖gradient‖², but for the factor of every gradient.
+    pub(crate) fn squares(&self) -> f64 {
+        self.gradient.iter().map(|g| f64::from(*g) * f64::from(*g)).sum()
     }
 
     /// Value and moments, under the given names.

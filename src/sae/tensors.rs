@@ -44,8 +44,12 @@ impl View for &Array {
 }
 
 /// Writes `arrays` to `path`, whole or not at all.
-pub(crate) fn write(path: &Path, arrays: &[(&str, Array)], facts: Option<HashMap<String, String>>) -> Result<()> {
-    let views = arrays.iter().map(|(name, array)| (*name, array));
+pub(crate) fn write<S: AsRef<str>>(
+    path: &Path,
+    arrays: &[(S, Array)],
+    facts: Option<HashMap<String, String>>,
+) -> Result<()> {
+    let views = arrays.iter().map(|(name, array)| (name.as_ref(), array));
     let file = safetensors::serialize(views, facts).map_err(|e| Error::format(path, e))?;
     atomically(path, |out| out.write_all(&file))
 }
@@ -62,6 +66,10 @@ impl Arrays {
         SafeTensors::deserialize(&bytes)
             .map_err(|e| Error::format(path, format!("not a whole safetensors file: {e}")))?;
         Ok(Self { path: path.into(), bytes })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The names of the arrays.

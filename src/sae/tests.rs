@@ -55,7 +55,17 @@ fn refusal<T>(result: Result<T>) -> String {
 /// One step's settings with an auxiliary loss; after the first step, m = (1 − β₁)·gradient.
 fn settings(rate: f32, aux_alpha: f32, aux_k: usize) -> Settings {
     let adam = Adam::step((0.9, 0.999), 1e-8, rate, 1);
-    Settings { adam, scale: 1.3, aux_alpha, aux_k, dead_window: 100, progress: 1.0, judge: true }
+    Settings {
+        adam,
+        scale: 1.3,
+        aux_alpha,
+        aux_k,
+        dead_window: 100,
+        progress: 1.0,
+        judge: true,
+        clip: None,
+        shrink: 0.0,
+    }
 }
 
 /// A recipe of every architecture for [`planted`] activations, with the concepts of a token as a guide to k.

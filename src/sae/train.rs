@@ -17,7 +17,7 @@
 use super::adam::{Adam, Moments};
 use super::codes::{ByLatent, Codes};
 use super::forward::{self, nested_residuals, residuals};
-use super::rule::{Batch, Rule, Second};
+use super::rule::{Batch, Pass, Rule, Second};
 use super::start::normalise;
 use super::weights::Weights;
 use crate::error::{Error, Result};
@@ -44,8 +44,9 @@ pub(crate) struct Trainer {
 /// Codes on their way through a step; the buffers live from step to step.
 pub(crate) struct Path {
     pub(crate) codes: Codes,
-    /// What their reconstruction leaves, `[tokens, d]`, or `[levels, tokens, d]` for nested dictionaries.
-    r: Vec<f32>,
+    /// What their reconstruction leaves, `[tokens, d]`, or `[levels, tokens, d]` for nested dictionaries; where a rule has
+    /// another loss than the squares, half its gradient by the reconstruction.
+    pub(crate) r: Vec<f32>,
     /// ½ ∂‖r‖²/∂z of every entry.
     pub(crate) slopes: Vec<f32>,
     by_latent: ByLatent,
@@ -83,6 +84,10 @@ pub(crate) struct Settings {
     pub(crate) progress: f32,
     /// Whether the explained variance of the batch is wanted.
     pub(crate) judge: bool,
+    /// The largest length of the gradient of all weights.
+    pub(crate) clip: Option<f32>,
+    /// What the encoder matrix loses of itself: learning rate × weight decay.
+    pub(crate) shrink: f32,
 }
 
 /// What a step found, before its update.
@@ -111,31 +116,24 @@ impl Trainer {
     pub(crate) fn step(&mut self, x: &[f32], settings: &Settings) -> Result<Step> {
         let (d, latents) = (self.weights.d, self.weights.latents);
         let tokens = x.len() / d;
-        let xc = forward::centre(x, &self.weights.b_dec, settings.scale);
+        let xc = self.rule.input(x, &self.weights.b_dec, settings.scale);
         let dead: Vec<u32> = (0..latents as u32).filter(|&j| self.silent[j as usize] >= settings.dead_window).collect();
         let (main, second, weights) = (&mut self.main, &mut self.second, &self.weights);
         main.codes.clear();
         second.codes.clear();
         let k_aux = if settings.aux_alpha > 0.0 { settings.aux_k } else { 0 };
-        let batch = Batch { weights, xc: &xc, dead: &dead, k_aux };
+        let batch = Batch { weights, xc: &xc, dead: &dead, k_aux, progress: settings.progress };
         self.rule.encode(&batch, &mut main.codes, &mut second.codes);
 
         let levels = self.rule.levels();
         main.r.resize(x.len() * levels.len().max(1), 0.0);
         main.slopes.resize(main.codes.index.len(), 0.0);
-        let found = if levels.is_empty() {
+        let mut found = if levels.is_empty() {
             residuals(weights, &main.codes, &xc, 1.0, &mut main.r, &mut main.slopes)
         } else {
             nested_residuals(weights, levels, &main.codes, &xc, &mut main.r, &mut main.slopes)
         };
         let whole = &main.r[main.r.len() - x.len()..];
-        let loss = found.squares / x.len() as f64;
-        if !loss.is_finite() {
-            return Err(Error::invalid(format!(
-                "the loss is {loss} at step {}: a lower learning rate may help",
-                self.done
-            )));
-        }
         second.slopes.resize(second.codes.index.len(), 0.0);
         if !second.codes.index.is_empty() {
             second.r.resize(x.len(), 0.0);
@@ -151,7 +149,17 @@ impl Trainer {
                 }
             }
         }
-        let explained_variance = settings.judge.then(|| explained_variance(&xc, whole, d));
+        let mut judged = settings.judge.then(|| explained_variance(&xc, whole, d));
+        if let Some(own) = self.rule.loss(Pass { weights, xc: &xc, settings, main, second }) {
+            (found, judged) = (own.residuals, own.explained_variance);
+        }
+        let loss = found.squares / x.len() as f64;
+        if !loss.is_finite() {
+            return Err(Error::invalid(format!(
+                "the loss is {loss} at step {}: a lower learning rate may help",
+                self.done
+            )));
+        }
         self.rule.terms(settings, main, second);
         main.sort();
         if second.codes.index.is_empty() {
@@ -162,7 +170,8 @@ impl Trainer {
         for (j, silent) in self.silent.iter_mut().enumerate() {
             *silent = if main.by_latent.count(j) > 0 { 0 } else { *silent + tokens as u64 };
         }
-        let report = Step { loss, l0: main.codes.l0(), dead: dead.len() as f64 / latents as f64, explained_variance };
+        let (l0, dead) = (main.codes.l0(), dead.len() as f64 / latents as f64);
+        let report = Step { loss, l0, dead, explained_variance: judged };
         self.update(&xc, found.sum, settings);
         self.done += 1;
         Ok(report)
@@ -171,14 +180,23 @@ impl Trainer {
     /// Gradients latent by latent, each used at once; then the decoder bias and what is the architecture's own.
     fn update(&mut self, xc: &[f32], mut sum_r: Vec<f32>, settings: &Settings) {
         let d = self.weights.d;
-        let c = 2.0 / xc.len() as f32;
-        let adam = settings.adam;
-        let (main, second, levels) = (&self.main, &self.second, self.rule.levels());
-        let trains_decoder = self.rule.second() == Second::Error;
-        // A latent's decoder row meets the residual of its level.
-        let residual = |j: usize| {
-            let level = levels.iter().position(|&end| j < end).unwrap_or(0);
-            &main.r[level * xc.len()..(level + 1) * xc.len()]
+        let whole = 2.0 / xc.len() as f32;
+        let (adam, trains_decoder) = (settings.adam, self.rule.second() == Second::Error);
+        let gather = Gather {
+            main: &self.main,
+            second: &self.second,
+            levels: self.rule.levels(),
+            xc,
+            trains_decoder,
+            penalty: 2.0 * self.rule.weight_penalty() / whole,
+        };
+        let c = match settings.clip {
+            Some(most) => {
+                let length =
+                    (gather.squares(&self.weights, &sum_r) + self.rule.gradient_squares()).sqrt() as f32 * whole;
+                if length > most { whole * (most / length) } else { whole }
+            }
+            None => whole,
         };
         let [enc, enc_b, dec, dec_b] = &mut self.moments;
         let size = LATENTS * d;
@@ -199,14 +217,13 @@ impl Trainer {
                 let (mut g_enc, mut g_dec) = (vec![0.0; d], vec![0.0; d]);
                 for i in 0..b_enc.len() {
                     let (j, row) = (number * LATENTS + i, i * d..(i + 1) * d);
-                    g_enc.fill(0.0);
-                    g_dec.fill(0.0);
-                    let first = gather(&main.by_latent, j, xc, Some(residual(j)), &mut g_enc, &mut g_dec);
-                    let decoded = trains_decoder.then_some(&second.r[..]);
-                    let other = gather(&second.by_latent, j, xc, decoded, &mut g_enc, &mut g_dec);
+                    let (first, other) = gather.latent(j, &w_enc[row.clone()], &mut g_enc, &mut g_dec);
                     add_scaled(&mut through, -(first + other), &w_enc[row.clone()]);
                     scale(&mut g_enc, c);
                     scale(&mut g_dec, c);
+                    if settings.shrink > 0.0 {
+                        scale(&mut w_enc[row.clone()], 1.0 - settings.shrink);
+                    }
                     adam.apply(&mut w_enc[row.clone()], &mut m_enc[row.clone()], &mut v_enc[row.clone()], &g_enc);
                     let g_b = if trains_decoder { first + other } else { other };
                     adam.apply(&mut b_enc[i..=i], &mut m_b[i..=i], &mut v_b[i..=i], &[c * g_b]);
@@ -234,6 +251,59 @@ impl Trainer {
     }
 }
 
+/// What the gradients of a latent are summed from.
+struct Gather<'a> {
+    main: &'a Path,
+    second: &'a Path,
+    levels: &'a [usize],
+    xc: &'a [f32],
+    trains_decoder: bool,
+    /// Weight of the encoder row in its own gradient.
+    penalty: f32,
+}
+
+impl Gather<'_> {
+    /// The gradients of the rows of latent `j`, but for the factor of all; returns Σ s of both codes.
+    fn latent(&self, j: usize, w_enc: &[f32], g_enc: &mut [f32], g_dec: &mut [f32]) -> (f32, f32) {
+        g_enc.fill(0.0);
+        g_dec.fill(0.0);
+        if self.penalty > 0.0 {
+            add_scaled(g_enc, self.penalty, w_enc);
+        }
+        // A latent's decoder row meets the residual of its level.
+        let level = self.levels.iter().position(|&end| j < end).unwrap_or(0);
+        let residual = &self.main.r[level * self.xc.len()..(level + 1) * self.xc.len()];
+        let first = gather(&self.main.by_latent, j, self.xc, Some(residual), g_enc, g_dec);
+        let decoded = self.trains_decoder.then_some(&self.second.r[..]);
+        (first, gather(&self.second.by_latent, j, self.xc, decoded, g_enc, g_dec))
+    }
+
+    /// ‖gradient‖² over the shared weights, but for the factor of all; `sum_r` is as in [`Trainer::update`].
+    fn squares(&self, weights: &Weights, sum_r: &[f32]) -> f64 {
+        let d = weights.d;
+        let parts: Vec<(f64, Vec<f32>)> = (0..weights.latents.div_ceil(LATENTS))
+            .into_par_iter()
+            .map(|number| {
+                let (mut squares, mut through) = (0.0, vec![0.0; d]);
+                let (mut g_enc, mut g_dec) = (vec![0.0; d], vec![0.0; d]);
+                for j in number * LATENTS..((number + 1) * LATENTS).min(weights.latents) {
+                    let (w_enc, w_dec) = (&weights.w_enc[j * d..(j + 1) * d], &weights.w_dec[j * d..(j + 1) * d]);
+                    let (first, other) = self.latent(j, w_enc, &mut g_enc, &mut g_dec);
+                    add_scaled(&mut through, -(first + other), w_enc);
+                    let along = dot(&g_dec, w_dec);
+                    add_scaled(&mut g_dec, -along, w_dec);
+                    let bias = if self.trains_decoder { first + other } else { other };
+                    squares += f64::from(dot(&g_enc, &g_enc) + dot(&g_dec, &g_dec) + bias * bias);
+                }
+                (squares, through)
+            })
+            .collect();
+        let mut sum = sum_r.to_vec();
+        parts.iter().for_each(|(_, through)| add_scaled(&mut sum, 1.0, through));
+        parts.iter().map(|p| p.0).sum::<f64>() + f64::from(dot(&sum, &sum))
+    }
+}
+
 /// Adds latent `j`'s Σ s·xc to `g_enc` and, if its decoder row learns from `r`, Σ z·r to `g_dec`; returns Σ s.
 fn gather(entries: &ByLatent, j: usize, xc: &[f32], r: Option<&[f32]>, g_enc: &mut [f32], g_dec: &mut [f32]) -> f32 {
     let range = entries.offsets[j]..entries.offsets[j + 1];
@@ -247,7 +317,7 @@ fn gather(entries: &ByLatent, j: usize, xc: &[f32], r: Option<&[f32]>, g_enc: &m
 }
 
 /// Mean over channels of 1 − Var(r)/Var(x); constant channels do not count.
-fn explained_variance(x: &[f32], r: &[f32], d: usize) -> f64 {
+pub(crate) fn explained_variance(x: &[f32], r: &[f32], d: usize) -> f64 {
     let moments = |x: &[f32]| {
         let (mut sum, mut squares) = (vec![0.0f64; d], vec![0.0f64; d]);
         for row in x.chunks_exact(d) {

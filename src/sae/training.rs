@@ -4,6 +4,7 @@ use super::adam::Adam;
 use super::options::Resolved;
 use super::report::{Row, Trained, csv};
 use super::resume::{self, Identity};
+use super::rule::Rule;
 use super::train::{Settings, Trainer};
 use super::{Options, Sae};
 use crate::activations::shard::atomically;
@@ -29,6 +30,8 @@ pub struct Training {
     pub(crate) history: Vec<Row>,
     pub(crate) options: Options,
     pub(crate) resolved: Resolved,
+    /// Tokens in one of its rows, see [`Form::steps`](super::form::Form::steps).
+    pub(crate) tokens: usize,
     pub(crate) training: Activations,
     pub(crate) held_out: Option<Activations>,
     /// The batches of an epoch.
@@ -73,8 +76,9 @@ impl Training {
             Some((e, batches)) if *e == epoch => batches,
             other => {
                 *other = None; // gives its buffer back before the next is read
-                let mut batches = self.training.epoch(resolved.batch, self.options.seed, epoch as u64)?;
-                batches.seek((step % resolved.steps_per_epoch) * resolved.batch);
+                let rows = resolved.batch / self.tokens;
+                let mut batches = self.training.epoch(rows, self.options.seed, epoch as u64)?;
+                batches.seek((step % resolved.steps_per_epoch) * rows);
                 &mut other.insert((epoch, batches)).1
             }
         };
@@ -106,6 +110,8 @@ impl Training {
             dead_window: self.resolved.dead_window,
             progress: step as f32 / self.resolved.steps as f32,
             judge: step.is_multiple_of(every) || step + 1 == self.resolved.steps,
+            clip: options.clip,
+            shrink: learning_rate * options.weight_decay,
         }
     }
 
@@ -114,23 +120,53 @@ impl Training {
     /// # Errors
     /// If the activations cannot be read, or the result cannot be written.
     pub fn finish(self) -> Result<Trained> {
-        let dead_share = self.trainer.dead_share(self.resolved.dead_window);
-        let mut sae = unscaled(self.trainer.rule.fold(self.trainer.weights), self.scale);
-        let about = self.training.about();
-        sae.about = (!about.fingerprint.is_empty()).then(|| about.clone());
-        sae.facts.insert("recipe".into(), self.identity.recipe()?);
-        sae.facts.insert("training".into(), self.options.facts()?);
-        let judged = (JUDGED / self.training.tokens_per_item()).clamp(1, self.training.len());
-        let training = sae.measure(&self.training.range(0..judged)?)?;
-        let held_out = self.held_out.map(|h| sae.measure(&h)).transpose()?;
-        let trained = Trained { sae, options: self.options, history: self.history, training, held_out, dead_share };
-        if let Some(folder) = &self.folder {
+        let End { sae, dead_share, options, history, training, held_out, folder, .. } = self.end()?;
+        let training = sae.measure(&training)?;
+        let held_out = held_out.map(|h| sae.measure(&h)).transpose()?;
+        let trained = Trained { sae, options, history, training, held_out, dead_share };
+        if let Some(folder) = &folder {
             trained.sae.save(folder)?;
             let log = csv(&trained.history);
             atomically(&folder.join("log.csv"), |out| out.write_all(log.as_bytes()))?;
         }
         Ok(trained)
     }
+
+    /// The SAE as it is now, not yet judged.
+    pub(crate) fn end(self) -> Result<End> {
+        let dead_share = self.trainer.dead_share(self.resolved.dead_window);
+        let mut sae = unscaled(self.trainer.rule.fold(self.trainer.weights), self.scale);
+        let about = self.training.about();
+        sae.about = (!about.fingerprint.is_empty()).then(|| about.clone());
+        sae.facts.insert("recipe".into(), self.identity.recipe()?);
+        sae.facts.insert("training".into(), self.options.facts()?);
+        let judged = (JUDGED / (self.training.tokens_per_item() * self.tokens)).clamp(1, self.training.len());
+        Ok(End {
+            sae,
+            rule: self.trainer.rule,
+            scale: self.scale,
+            dead_share,
+            options: self.options,
+            history: self.history,
+            training: self.training.range(0..judged)?,
+            held_out: self.held_out,
+            folder: self.folder,
+        })
+    }
+}
+
+/// A training that is over.
+pub(crate) struct End {
+    pub(crate) sae: Sae,
+    pub(crate) rule: Box<dyn Rule>,
+    pub(crate) scale: f32,
+    pub(crate) dead_share: f64,
+    pub(crate) options: Options,
+    pub(crate) history: Vec<Row>,
+    /// The part of the training data on which the result is judged.
+    pub(crate) training: Activations,
+    pub(crate) held_out: Option<Activations>,
+    pub(crate) folder: Option<PathBuf>,
 }
 
 /// The same SAE for activations as they are: of s·x it reads, x it shall read.
