@@ -13,6 +13,7 @@ pub mod space;
 pub mod spatial;
 pub mod stage;
 pub mod strength;
+pub mod trajectory;
 
 pub use ablate::Ablate;
 pub use global::Global;
@@ -20,3 +21,4 @@ pub use region::{Quadrant, Region};
 pub use spatial::{Removal, Spatial};
 pub use stage::{Stage, Window};
 pub use strength::Strength;
+pub use trajectory::{Between, Trajectory};
