@@ -79,3 +79,25 @@ fn a_temporal_aware_sae_is_a_plain_one_at_each_captured_step() {
     assert!(refusal(model.modulation(0, &[0, 2, 4], 5)).contains("U-Net"));
     assert_eq!(trained.modulation.t, Modulation::identity(&trajectories).t);
 }
+
+#[test]
+fn a_transformers_own_modulation_is_where_training_may_start() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/pixart/pipeline/tiny");
+    let (model, folder) = (Pipeline::open(folder.to_str().unwrap()).unwrap(), tempfile::tempdir().unwrap());
+    let kept = [0, 2, 3];
+    let capture = Capture::new(&model).at("transformer_blocks.1", Kind::Output).at_steps(kept).steps(4);
+    let (h, w) = model.picture_size();
+    let picture = image::RgbImage::from_fn(w as u32, h as u32, |x, y| image::Rgb([x as u8, y as u8, 90]));
+    let store = capture.prompts(&PROMPTS[..2]).pictures([&picture, &picture]).run(folder.path()).unwrap();
+    let trajectories = store.trajectories_at(kept).unwrap().sampled(0.1, 0).unwrap();
+    let own = model.modulation(1, &kept, 4).unwrap();
+    let start = Modulation::pretrained(&trajectories, &own.scale_mlp, &own.shift_mlp).unwrap();
+    let (scale, _) = start.at(trajectories.about()[2].t());
+    assert_eq!(scale, own.scale_mlp.get(2).unwrap().to_vec1::<f32>().unwrap());
+    assert_ne!(own.scale_mlp.get(0).unwrap().to_vec1::<f32>().unwrap(), scale, "it depends on the step");
+    let recipe = Tide::new(2, 3).epochs(1).modulation(start.clone());
+    let frozen = recipe.clone().train_modulation(false).train(&trajectories).unwrap();
+    assert_eq!(frozen.modulation.scale, start.scale);
+    assert_ne!(recipe.train(&trajectories).unwrap().modulation.scale, start.scale);
+    assert!(refusal(model.modulation(1, &[4], 4)).contains("step 4 of a generation of 4 steps"));
+}

@@ -66,7 +66,9 @@ pub(super) fn views(trajectories: &Trajectories, predictors: &Arc<Predictors>, j
         let rows = Residuals { trajectories: trajectories.clone(), predictors: predictors.clone(), step };
         Activations::derived(about, items.clone(), Arc::new(rows))
     };
-    let first = trajectories.step(0).about().clone();
+    // What is trained on residuals is not for activations: no place goes with it.
+    let nowhere = |about: Description| Description { fingerprint: String::new(), ..about };
+    let first = nowhere(trajectories.step(0).about().clone());
     match join {
         Join::Concat => vec![view(Description { d: predictors.width(), ..first }, None)],
         // The rows of a token's steps follow one another: the same numbers, cut shorter.
@@ -74,6 +76,6 @@ pub(super) fn views(trajectories: &Trajectories, predictors: &Arc<Predictors>, j
             let (h, w) = first.grid;
             vec![view(Description { grid: (h, w * predictors.steps), ..first }, None)]
         }
-        Join::PerStep => trajectories.about().into_iter().enumerate().map(|(i, a)| view(a, Some(i))).collect(),
+        Join::PerStep => trajectories.about().into_iter().enumerate().map(|(i, a)| view(nowhere(a), Some(i))).collect(),
     }
 }

@@ -107,7 +107,7 @@ impl Predictors {
     }
 
     /// A_i h̃_i of every row into `out` = `[n, d]`.
-    fn predicted(&self, i: usize, h: &[f32], out: &mut [f32]) {
+    fn step(&self, i: usize, h: &[f32], out: &mut [f32]) {
         let (n, d) = (h.len() / self.width(), self.d);
         match self.standard_map(i) {
             Some(map) => {
@@ -128,11 +128,33 @@ impl Predictors {
         let h = self.standardise(rows);
         let (mut out, mut predicted) = (h.clone(), vec![0.0; rows.len() / self.steps]);
         for i in 0..self.steps - 1 {
-            self.predicted(i, &h, &mut predicted);
+            self.step(i, &h, &mut predicted);
             let s = 1.0 / self.scale[i + 1];
             for (row, p) in out.chunks_exact_mut(width).zip(predicted.chunks_exact(d)) {
                 row[(i + 1) * d..(i + 2) * d].iter_mut().zip(p).for_each(|(v, p)| *v = (*v - p) * s);
             }
+        }
+        Ok(out)
+    }
+
+    /// What the linear maps say each step of trajectories `[n, steps, d]` is, given the true step before: `[n, steps, d]`
+    /// in activation units. Of the first step nothing is known but its mean.
+    ///
+    /// # Errors
+    /// If the length of `rows` is not a multiple of steps · d.
+    pub fn predicted(&self, rows: &[f32]) -> Result<Vec<f32>> {
+        self.check("trajectories", rows)?;
+        let (d, width) = (self.d, self.width());
+        let h = self.standardise(rows);
+        let (mut out, mut predicted) = (vec![0.0; rows.len()], vec![0.0; rows.len() / self.steps]);
+        for i in 0..self.steps - 1 {
+            self.step(i, &h, &mut predicted);
+            for (row, p) in out.chunks_exact_mut(width).zip(predicted.chunks_exact(d)) {
+                row[(i + 1) * d..(i + 2) * d].copy_from_slice(p);
+            }
+        }
+        for row in out.chunks_exact_mut(width) {
+            row.iter_mut().zip(&self.mean).zip(&self.deviation).for_each(|((v, m), s)| *v = *v * s + m);
         }
         Ok(out)
     }
@@ -147,7 +169,7 @@ impl Predictors {
         let (d, width) = (self.d, self.width());
         let (mut h, mut predicted) = (rows.to_vec(), vec![0.0; rows.len() / self.steps]);
         for i in 0..self.steps - 1 {
-            self.predicted(i, &h, &mut predicted);
+            self.step(i, &h, &mut predicted);
             let s = self.scale[i + 1];
             for (row, p) in h.chunks_exact_mut(width).zip(predicted.chunks_exact(d)) {
                 row[(i + 1) * d..(i + 2) * d].iter_mut().zip(p).for_each(|(v, p)| *v = *v * s + p);

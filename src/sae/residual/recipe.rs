@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::sae::form::Form;
 use crate::sae::recipe::{Recipe, held_out, settings};
 use crate::sae::report::show_table;
-use crate::sae::{Trained, batch_topk, matryoshka};
+use crate::sae::{Trained, batch_topk, matryoshka, topk};
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -59,9 +59,17 @@ pub struct Residualized {
     pub(crate) recipe: Recipe,
     k: usize,
     join: Join,
-    nested: bool,
+    choice: Choice,
     prediction: Prediction,
     predictors: Option<Arc<Predictors>>,
+}
+
+/// Which latents may fire.
+#[derive(Debug, Clone, Copy)]
+enum Choice {
+    Batch,
+    Nested,
+    Row,
 }
 
 settings!(Residualized);
@@ -72,7 +80,7 @@ impl Residualized {
     pub fn new(expansion: usize, k: usize) -> Self {
         let prediction = Prediction::default();
         let recipe = Recipe::new(expansion);
-        Self { recipe, k, join: Join::Concat, nested: false, prediction, predictors: None }
+        Self { recipe, k, join: Join::Concat, choice: Choice::Batch, prediction, predictors: None }
     }
 
     /// How steps come before the SAE (all at once).
@@ -92,7 +100,16 @@ impl Residualized {
     /// A Matryoshka dictionary in place of BatchTopK.
     #[must_use]
     pub fn matryoshka(mut self) -> Self {
-        self.nested = true;
+        self.choice = Choice::Nested;
+        self
+    }
+
+    /// TopK in place of BatchTopK: no row has more than its budget, also where it was not trained, so that variants are
+    /// compared at exactly the same. (The threshold of a BatchTopK dictionary keeps k in the mean of what it was trained
+    /// on; on other pictures it may let more through.)
+    #[must_use]
+    pub fn topk(mut self) -> Self {
+        self.choice = Choice::Row;
         self
     }
 
@@ -140,10 +157,10 @@ impl Residualized {
             }
         };
         predictors.fits(trajectories)?;
-        let form = if self.nested {
-            Form::Matryoshka(matryoshka::Settings { k, widths: None })
-        } else {
-            Form::BatchTopK(batch_topk::Settings { k })
+        let form = match self.choice {
+            Choice::Batch => Form::BatchTopK(batch_topk::Settings { k }),
+            Choice::Nested => Form::Matryoshka(matryoshka::Settings { k, widths: None }),
+            Choice::Row => Form::TopK(topk::Settings { k }),
         };
         let views = views(trajectories, &predictors, self.join);
         let mut trainings = Vec::with_capacity(views.len());

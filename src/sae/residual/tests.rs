@@ -94,6 +94,15 @@ fn residual_space_is_an_exact_change_of_coordinates() {
             let residuals = predictors.residuals(&rows).unwrap();
             let back = predictors.restore(&residuals).unwrap();
             assert!(rows.iter().zip(&back).all(|(a, b)| (a - b).abs() < 1e-4));
+            // What is not predicted is what is left, in deviations.
+            let predicted = predictors.predicted(&rows).unwrap();
+            for step in 1..3 {
+                for at in (0..40).map(|n| n * 15 + step * 5 + 2) {
+                    let left = (rows[at] - predicted[at]) / predictors.deviation[at % 15] / predictors.scale[step];
+                    assert!((left - residuals[at]).abs() < 1e-4, "step {step}: {left} {}", residuals[at]);
+                }
+            }
+            assert_eq!(predicted[15..20], predictors.mean[..5]);
             if !predict {
                 let by_hand = (rows[7] - predictors.mean[7]) / predictors.deviation[7];
                 assert!((residuals[7] - by_hand).abs() < 1e-6);
@@ -295,6 +304,9 @@ fn variants_differ_in_what_they_should_and_in_nothing_else() {
     assert_ne!(nested.parts, plain.parts);
     let pooled = recipe.clone().join(Join::Pooled).train(&trajectories).unwrap();
     assert_eq!((pooled.latents(), pooled.features(), pooled.parts.len()), (24, 48, 1));
+    let exact = recipe.clone().topk().train(&trajectories).unwrap();
+    let codes = exact.encode_all(&trajectories).unwrap();
+    assert!((0..codes.tokens()).all(|t| codes.token(t).0.len() <= 4) && codes.l0() > 3.9);
     let each = recipe.join(Join::PerStep).train(&trajectories).unwrap();
     assert_eq!((each.latents(), each.features(), each.parts.len()), (12, 24, 2));
     for trained in [&plain, &without, &nested, &pooled, &each] {

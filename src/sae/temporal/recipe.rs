@@ -162,7 +162,9 @@ impl Tide {
             )));
         }
         let sampled = trajectories.sampled(self.settings.sample, self.recipe.options.seed)?;
-        let about = Description { d: sampled.steps() * sampled.d(), ..sampled.step(0).about().clone() };
+        // The dictionary alone is not for activations as they are: no place goes with it.
+        let d = sampled.steps() * sampled.d();
+        let about = Description { d, fingerprint: String::new(), ..sampled.step(0).about().clone() };
         let items = Arc::new(sampled.items().to_vec());
         let view = Activations::derived(about, items, Arc::new(Whole(sampled)));
         Ok((Form::Tide(self.settings.clone().starting(start)), view))

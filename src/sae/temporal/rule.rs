@@ -10,7 +10,7 @@ use crate::sae::architecture::check_k;
 use crate::sae::codes::Codes;
 use crate::sae::forward::{self, ROWS, Residuals, cut};
 use crate::sae::rule::{Batch, Judged, Own, Pass, Rule};
-use crate::sae::train::explained_variance;
+use crate::sae::train::{Path, explained_variance};
 use crate::sae::weights::Weights;
 use crate::sae::{Architecture, Sae};
 use rayon::prelude::*;
@@ -84,9 +84,19 @@ pub(crate) struct TideRule {
     k: usize,
 }
 
+/// A batch behind the decoder.
+struct Halves {
+    /// Σ (x̂ − x)² of every chunk of tokens.
+    squares: Vec<f64>,
+    /// x̂ − x.
+    error: Vec<f32>,
+    /// What is compared: x̂, or the modulated m̂.
+    decoded: Vec<f32>,
+}
+
 /// What one chunk of tokens adds to the sums of a step.
 struct Sums {
-    squares: f64,
+    /// Of the half gradients by the reconstruction.
     g: Vec<f32>,
     /// Of the modulation's scale and shift, `[steps, d]`.
     scale: Vec<f32>,
@@ -140,6 +150,76 @@ impl TideRule {
         }
         squares
     }
+
+    /// Turns the residuals of a batch into half gradients by the reconstruction.
+    fn halves(&self, xc: &[f32], b: &[f32], r: &mut [f32]) -> Halves {
+        let (d, rows) = (self.d, ROWS * self.d);
+        let (mut error, mut decoded) = (vec![0.0; xc.len()], vec![0.0; xc.len()]);
+        let chunks =
+            (xc.par_chunks(rows), r.par_chunks_mut(rows), error.par_chunks_mut(rows), decoded.par_chunks_mut(rows));
+        let each = |(number, (xc, r, error, decoded)): (usize, (&[f32], &mut [f32], &mut [f32], &mut [f32]))| {
+            let rows = xc.chunks_exact(d).zip(r.chunks_exact_mut(d));
+            let rows = rows.zip(error.chunks_exact_mut(d).zip(decoded.chunks_exact_mut(d)));
+            rows.enumerate().map(|(i, ((xc, r), (e, y)))| self.row(number * ROWS + i, xc, b, r, e, y)).sum()
+        };
+        let squares = chunks.into_par_iter().enumerate().map(each).collect();
+        Halves { squares, error, decoded }
+    }
+
+    /// Adds to the slopes what the loss says of codes alone.
+    fn add_terms_of_codes(&self, codes: &Codes, slopes: &mut [f32]) {
+        let (steps, terms) = (self.steps, &self.settings.terms);
+        // A token has one pair of neighbouring steps less than steps.
+        let together = terms.temporal * steps as f32 / (steps.max(2) - 1) as f32;
+        cut(codes, slopes).into_par_iter().enumerate().for_each(|(number, mut slopes)| {
+            for t in number * ROWS..((number + 1) * ROWS).min(codes.tokens()) {
+                let (mine, rest) = slopes.split_at_mut(codes.token(t).0.len());
+                slopes = rest;
+                if together > 0.0 {
+                    let before = (t % steps > 0).then(|| t - 1);
+                    let after = (t % steps + 1 < steps).then_some(t + 1);
+                    loss::temporal(mine, codes, t, before.into_iter().chain(after), together);
+                }
+                loss::sparsity(mine, terms, codes.token(t).1, self.k, self.d);
+            }
+        });
+    }
+
+    /// What the decoder bias and the modulation learn from, chunk by chunk of the batch.
+    ///
+    /// With h = Σ_j s_j W_enc_j, what reaches m through the encoder, and g, what reaches m̂: ∂L/∂c = h − g and
+    /// ∂L/∂a = h ⊙ u − g ⊙ x̂, where g counts only if the modulation is undone.
+    fn sums(&self, weights: &Weights, main: &Path, second: &Path, decoded: &[f32]) -> Vec<Sums> {
+        let (d, steps, trains) = (self.d, self.steps, self.settings.train_modulation);
+        let tokens = main.codes.tokens();
+        let chunk = |number: usize| {
+            let zeros = || if trains { vec![0.0; steps * d] } else { Vec::new() };
+            let mut sums = Sums { g: vec![0.0; d], scale: zeros(), shift: zeros() };
+            for t in number * ROWS..((number + 1) * ROWS).min(tokens) {
+                let range = t * d..(t + 1) * d;
+                let g = &main.r[range.clone()];
+                add_scaled(&mut sums.g, 1.0, g);
+                if !trains {
+                    continue;
+                }
+                let mut h = vec![0.0; d];
+                for Path { codes, slopes, .. } in [main, second] {
+                    if !codes.index.is_empty() {
+                        let entries = codes.offsets[t]..codes.offsets[t + 1];
+                        add_rows(&mut h, &slopes[entries.clone()], &codes.index[entries], &weights.w_enc);
+                    }
+                }
+                let (u, y, at) = (&self.u[range.clone()], &decoded[range], t % steps * d);
+                for c in 0..d {
+                    let back = if self.settings.undo { g[c] } else { 0.0 };
+                    sums.shift[at + c] += h[c] - back;
+                    sums.scale[at + c] += h[c] * u[c] - back * y[c];
+                }
+            }
+            sums
+        };
+        (0..tokens.div_ceil(ROWS)).into_par_iter().map(chunk).collect()
+    }
 }
 
 impl Rule for TideRule {
@@ -148,12 +228,12 @@ impl Rule for TideRule {
         self.u.clear();
         self.u.extend(x.iter().map(|v| scale * v));
         let mut out = vec![0.0; x.len()];
-        for (row, (out, u)) in out.chunks_exact_mut(d).zip(self.u.chunks_exact(d)).enumerate() {
+        out.par_chunks_mut(d).with_min_len(ROWS).zip(self.u.par_chunks(d)).enumerate().for_each(|(row, (out, u))| {
             let (a, c) = self.of(row);
             for ((((out, u), a), c), b) in out.iter_mut().zip(u).zip(a).zip(c).zip(b_dec) {
                 *out = u * factor(*a) + c - b;
             }
-        }
+        });
         out
     }
 
@@ -167,84 +247,18 @@ impl Rule for TideRule {
 
     fn loss(&mut self, pass: Pass<'_>) -> Option<Judged> {
         let Pass { weights, xc, settings, main, second } = pass;
-        let (d, steps, terms) = (self.d, self.steps, self.settings.terms);
-        let mut error = vec![0.0; xc.len()];
-        let mut decoded = vec![0.0; xc.len()];
-        // Half gradients by the reconstruction, in the place of the residuals.
-        let rows = ROWS * d;
-        let squares: Vec<f64> = (
-            xc.par_chunks(rows),
-            main.r.par_chunks_mut(rows),
-            error.par_chunks_mut(rows),
-            decoded.par_chunks_mut(rows),
-        )
-            .into_par_iter()
-            .enumerate()
-            .map(|(number, (xc, r, error, decoded))| {
-                let each = xc.chunks_exact(d).zip(r.chunks_exact_mut(d));
-                let each = each.zip(error.chunks_exact_mut(d).zip(decoded.chunks_exact_mut(d)));
-                each.enumerate()
-                    .map(|(i, ((xc, r), (e, y)))| self.row(number * ROWS + i, xc, &weights.b_dec, r, e, y))
-                    .sum()
-            })
-            .collect();
+        let Halves { squares, error, decoded } = self.halves(xc, &weights.b_dec, &mut main.r);
         forward::slopes(weights, &main.codes, &main.r, &mut main.slopes);
-        let codes = &main.codes;
-        let together = terms.temporal * steps as f32 / (steps.max(2) - 1) as f32;
-        cut(codes, &mut main.slopes).into_par_iter().enumerate().for_each(|(number, mut slopes)| {
-            for t in number * ROWS..((number + 1) * ROWS).min(codes.tokens()) {
-                let (mine, rest) = slopes.split_at_mut(codes.token(t).0.len());
-                slopes = rest;
-                let step = t % steps;
-                let before = (step > 0).then(|| t - 1);
-                let after = (step + 1 < steps).then_some(t + 1);
-                if together > 0.0 {
-                    loss::temporal(mine, codes, t, before.into_iter().chain(after), together);
-                }
-                loss::sparsity(mine, &terms, codes.token(t).1, self.k, d);
-            }
-        });
-        let (slopes, direct) = (&main.slopes, self.settings.undo);
-        let parts: Vec<Sums> = (0..codes.tokens().div_ceil(ROWS))
-            .into_par_iter()
-            .map(|number| {
-                let zeros = || if self.settings.train_modulation { vec![0.0; steps * d] } else { Vec::new() };
-                let mut sums = Sums { squares: squares[number], g: vec![0.0; d], scale: zeros(), shift: zeros() };
-                for t in number * ROWS..((number + 1) * ROWS).min(codes.tokens()) {
-                    let range = t * d..(t + 1) * d;
-                    let g = &main.r[range.clone()];
-                    add_scaled(&mut sums.g, 1.0, g);
-                    if !self.settings.train_modulation {
-                        continue;
-                    }
-                    // By the modulated activation: what reaches it through the encoder.
-                    let mut h = vec![0.0; d];
-                    for (codes, slopes) in [(codes, slopes), (&second.codes, &second.slopes)] {
-                        if !codes.index.is_empty() {
-                            let entries = codes.offsets[t]..codes.offsets[t + 1];
-                            add_rows(&mut h, &slopes[entries.clone()], &codes.index[entries], &weights.w_enc);
-                        }
-                    }
-                    let (u, y, at) = (&self.u[range.clone()], &decoded[range], t % steps * d);
-                    for c in 0..d {
-                        let back = if direct { g[c] } else { 0.0 };
-                        sums.shift[at + c] += h[c] - back;
-                        sums.scale[at + c] += h[c] * u[c] - back * y[c];
-                    }
-                }
-                sums
-            })
-            .collect();
-        let mut residuals = Residuals { squares: 0.0, sum: vec![0.0; d] };
-        for part in &parts {
-            residuals.squares += part.squares;
+        self.add_terms_of_codes(&main.codes, &mut main.slopes);
+        let mut residuals = Residuals { squares: squares.iter().sum(), sum: vec![0.0; self.d] };
+        for part in self.sums(weights, main, second, &decoded) {
             add_scaled(&mut residuals.sum, 1.0, &part.g);
             for (own, part) in [(&mut self.scale, &part.scale), (&mut self.shift, &part.shift)] {
                 own.gradient.iter_mut().zip(part).for_each(|(g, p)| *g += p);
             }
         }
-        let judged = settings.judge.then(|| explained_variance(&self.u, &error, d));
-        Some(Judged { residuals, explained_variance: judged })
+        let explained_variance = settings.judge.then(|| explained_variance(&self.u, &error, self.d));
+        Some(Judged { residuals, explained_variance })
     }
 
     fn weight_penalty(&self) -> f32 {
