@@ -45,6 +45,9 @@ pub enum Error {
     /// A value out of its range or of the wrong form.
     #[error("{0}")]
     Invalid(String),
+    /// A number left the finite range while a picture was made; the message names the step and the edit's strength.
+    #[error("{0}")]
+    NotFinite(String),
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),

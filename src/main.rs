@@ -31,6 +31,7 @@ commands! {
     Forward(denoscope::diffusion::forward::Forward),
     Train(denoscope::sae::command::Train),
     Evaluate(denoscope::sae::command::Evaluate),
+    Edit(denoscope::intervene::command::EditPicture),
     /// Train or judge the embedded models.
     Embedded(denoscope::embedded::Embedded),
     Lab(denoscope::lab::command::Lab),

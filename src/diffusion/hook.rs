@@ -165,6 +165,11 @@ pub trait Hook: Send {
         true
     }
 
+    /// What it changes and how strongly, for the message when a generation breaks; `None` if it only looks.
+    fn about(&self) -> Option<String> {
+        None
+    }
+
     /// Looks at an activation and may replace it.
     ///
     /// # Errors
@@ -179,6 +184,10 @@ impl<H: Hook + ?Sized> Hook for &mut H {
 
     fn wants(&self, step: usize, steps: usize, half: Half) -> bool {
         (**self).wants(step, steps, half)
+    }
+
+    fn about(&self) -> Option<String> {
+        (**self).about()
     }
 
     fn visit(&mut self, visit: &Visit<'_>, activation: &Tensor) -> Result<Option<Tensor>> {

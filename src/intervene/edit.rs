@@ -22,6 +22,8 @@ pub(crate) struct Common {
     pub strength: Strength,
     pub control: Option<u64>,
     pub only: Option<Vec<usize>>,
+    /// The steps at which it acts, in place of the window.
+    pub steps: Option<Vec<usize>>,
 }
 
 /// One item's activation while it is edited.
@@ -65,11 +67,22 @@ impl Common {
             strength,
             control: None,
             only: None,
+            steps: None,
         }
     }
 
     pub fn wants(&self, step: usize, steps: usize, half: Half) -> bool {
-        self.window.contains(progress_t(step, steps)) && self.half.is_none_or(|h| h == half)
+        let now = match &self.steps {
+            // A step that the generation does not have brings the edit to its first visit, which refuses it.
+            Some(wanted) => wanted.contains(&step) || wanted.iter().any(|s| *s >= steps),
+            None => self.window.contains(progress_t(step, steps)),
+        };
+        now && self.half.is_none_or(|h| h == half)
+    }
+
+    /// What it is and how strong, for messages.
+    pub fn about(&self) -> String {
+        format!("{} edit of strength {} at {}", self.name, self.strength, self.site)
     }
 
     /// Nothing to add and nothing to take away: the picture must stay as it is, to the bit.
@@ -95,6 +108,12 @@ impl Common {
                 space.latents()
             )));
         }
+        if let Some(late) = self.steps.iter().flatten().find(|s| **s >= visit.steps) {
+            return Err(Error::invalid(format!(
+                "{} edit: step {late} of a generation of {} steps",
+                self.name, visit.steps
+            )));
+        }
         if self.weights.len() != self.latents.len() {
             return Err(Error::invalid(format!(
                 "{} edit: {} weights for {} latents",
@@ -116,7 +135,7 @@ impl Common {
         if let Some(grid) = origin.grid.filter(|&g| g != visit.grid) {
             return refuse("grid", format!("{grid:?}"), format!("{:?}", visit.grid));
         }
-        if let (Some(t), Window::Stage(stage)) = (origin.t, self.window)
+        if let (Some(t), Window::Stage(stage), None) = (origin.t, self.window, &self.steps)
             && Stage::of(t) != stage
         {
             return refuse("t =", format!("{t} ({})", Stage::of(t)), format!("the {stage} stage"));
@@ -142,7 +161,8 @@ impl Common {
         self.or_control(sum)
     }
 
-    fn or_control(&self, v: Vec<f64>) -> Vec<f64> {
+    /// `v`, or with a control a random direction of the same norm.
+    pub fn or_control(&self, v: Vec<f64>) -> Vec<f64> {
         let Some(seed) = self.control else { return v };
         let random = stream(seed, "control direction", v.len() as u64).normals(v.len());
         let length = |v: &[f64]| v.iter().map(|x| x * x).sum::<f64>().sqrt();
@@ -163,7 +183,7 @@ impl Common {
         let mut values = activation.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
         let finite = |values: &[f32], when: &str| match values.iter().all(|v| v.is_finite()) {
             true => Ok(()),
-            false => Err(Error::invalid(format!(
+            false => Err(Error::NotFinite(format!(
                 "{} edit of strength {}: the activation at {} is not finite {when} step {} of {}",
                 self.name, self.strength, visit.site, visit.step, visit.steps
             ))),
@@ -190,6 +210,15 @@ impl Common {
     }
 }
 
+/// Σ z f over the entries of a code.
+pub(crate) fn add_parts(space: &dyn Space, code: &[(usize, f32)]) -> Vec<f64> {
+    let mut sum = vec![0.0; space.width()];
+    for &(latent, value) in code {
+        add(&mut sum, &space.vector(latent), f64::from(value));
+    }
+    sum
+}
+
 /// row ← row + scale · v.
 pub(crate) fn shift(row: &mut [f32], v: &[f64], scale: f64) {
     for (x, v) in row.iter_mut().zip(v) {
@@ -208,9 +237,12 @@ pub(crate) fn norm(v: &[f32]) -> f64 {
 }
 
 /// The builder methods and accessors that every edit has, and its place as a hook: `$edit::change` makes the new
-/// activation where there is something to do and all of it fits.
+/// activation where there is something to do and all of it fits; `$nothing` says of an edit whether there is nothing.
 macro_rules! edit {
     ($edit:ident) => {
+        $crate::intervene::edit::edit!($edit, |edit: &$edit| edit.common.is_nothing());
+    };
+    ($edit:ident, $nothing:expr) => {
         impl $crate::diffusion::hook::Hook for $edit {
             fn sites(&self) -> Vec<$crate::diffusion::hook::Site> {
                 vec![self.common.site.clone()]
@@ -220,12 +252,17 @@ macro_rules! edit {
                 self.common.wants(step, steps, half)
             }
 
+            fn about(&self) -> Option<String> {
+                Some(self.common.about())
+            }
+
             fn visit(
                 &mut self,
                 visit: &$crate::diffusion::hook::Visit<'_>,
                 activation: &candle_core::Tensor,
             ) -> $crate::error::Result<Option<candle_core::Tensor>> {
-                if self.common.is_nothing() {
+                let nothing: fn(&$edit) -> bool = $nothing;
+                if nothing(self) {
                     return Ok(None);
                 }
                 self.common.check(visit, activation)?;
@@ -239,6 +276,7 @@ macro_rules! edit {
             #[must_use]
             pub fn stage(mut self, stage: $crate::intervene::Stage) -> Self {
                 self.common.window = $crate::intervene::Window::Stage(stage);
+                self.common.steps = None;
                 self
             }
 
@@ -246,6 +284,15 @@ macro_rules! edit {
             #[must_use]
             pub fn between(mut self, low: f64, high: f64) -> Self {
                 self.common.window = $crate::intervene::Window::Between { low, high };
+                self.common.steps = None;
+                self
+            }
+
+            /// Acts at these steps, counted from the noisiest, whatever t the SAE was trained at. A step beyond the
+            /// generation's last is refused when the edit is first applied.
+            #[must_use]
+            pub fn steps(mut self, steps: &[usize]) -> Self {
+                self.common.steps = Some(steps.to_vec());
                 self
             }
 
@@ -321,6 +368,9 @@ pub(crate) mod toy {
         }
         fn vector(&self, latent: usize) -> Vec<f32> {
             self.vectors[latent].clone()
+        }
+        fn bias(&self) -> Vec<f32> {
+            vec![0.5; self.width()]
         }
         fn origin(&self) -> Option<Origin> {
             self.origin.clone()

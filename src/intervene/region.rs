@@ -134,6 +134,34 @@ impl Region {
     }
 }
 
+impl std::str::FromStr for Region {
+    type Err = Error;
+    /// `everywhere`, a quadrant (`top-left`), a box (`LEFT,TOP,RIGHT,BOTTOM`), or a picture file whose bright pixels are
+    /// inside.
+    fn from_str(s: &str) -> Result<Self> {
+        if s == "everywhere" {
+            return Ok(Region::Everywhere);
+        }
+        if let Some(quadrant) = Quadrant::ALL.into_iter().find(|q| q.name() == s.replace('-', " ")) {
+            return Ok(quadrant.into());
+        }
+        let numbers: Vec<f64> = s.split(',').filter_map(|n| n.trim().parse().ok()).collect();
+        if let ([left, top, right, bottom], 4) = (&numbers[..], s.split(',').count()) {
+            let region = Region::Box { left: *left, top: *top, right: *right, bottom: *bottom };
+            region.on_grid((64, 64))?;
+            return Ok(region);
+        }
+        let path = std::path::Path::new(s);
+        if path.is_file() {
+            let picture = image::open(path).map_err(|e| Error::format(path, e))?.to_luma8();
+            let (width, height) = (picture.width() as usize, picture.height() as usize);
+            return Ok(Region::Mask { width, height, bits: picture.into_raw().iter().map(|v| *v > 127).collect() });
+        }
+        let known = ["everywhere", "top-left", "top-right", "bottom-left", "bottom-right"];
+        Err(Error::unknown("region, box LEFT,TOP,RIGHT,BOTTOM or mask file", s, known))
+    }
+}
+
 impl fmt::Display for Region {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -220,6 +248,21 @@ mod tests {
         assert!((c[0] - 1.0).abs() < 1e-12 && (c[1] - 1.0 / 3.0).abs() < 1e-12, "{c:?}");
         let c = coverage(&[true, false], (1, 2), (1, 3));
         assert!((c[0] - 1.0).abs() < 1e-12 && (c[1] - 0.5).abs() < 1e-12 && c[2] == 0.0, "{c:?}");
+    }
+
+    #[test]
+    fn regions_are_read_from_texts() {
+        let parse = |s: &str| s.parse::<Region>();
+        assert_eq!(parse("everywhere").unwrap(), Region::Everywhere);
+        assert_eq!(parse("top-left").unwrap(), Quadrant::TopLeft.into());
+        assert_eq!(parse("0.5, 0,1,0.25").unwrap(), Region::Box { left: 0.5, top: 0.0, right: 1.0, bottom: 0.25 });
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("mask.png");
+        image::GrayImage::from_fn(2, 2, |x, y| image::Luma([if x == y { 255 } else { 0 }])).save(&file).unwrap();
+        let mask = parse(file.to_str().unwrap()).unwrap();
+        assert_eq!(mask, Region::Mask { width: 2, height: 2, bits: vec![true, false, false, true] });
+        assert!(parse("0.5,0,0.2,1").unwrap_err().to_string().contains("left < right"));
+        assert!(parse("top-lef").unwrap_err().to_string().contains("nearest: top-left"));
     }
 
     #[test]

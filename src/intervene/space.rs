@@ -32,6 +32,8 @@ pub trait Space: Debug + Send + Sync {
     fn encode(&self, rows: &[f32]) -> Result<Vec<Vec<(usize, f32)>>>;
     /// The concept vector f of a latent, in the units of the activation.
     fn vector(&self, latent: usize) -> Vec<f32>;
+    /// The bias b of a reconstruction x̂ = Σ z f + b, in the units of the activation.
+    fn bias(&self) -> Vec<f32>;
     /// Where it was trained, when known.
     fn origin(&self) -> Option<Origin>;
 }
@@ -56,6 +58,10 @@ impl Space for Sae {
 
     fn vector(&self, latent: usize) -> Vec<f32> {
         self.concept_vector(latent).to_vec()
+    }
+
+    fn bias(&self) -> Vec<f32> {
+        self.b_dec.clone()
     }
 
     fn origin(&self) -> Option<Origin> {

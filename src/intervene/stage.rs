@@ -1,5 +1,6 @@
 //! When an edit acts: the stages of denoising, or any window of progress t.
 
+use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -58,6 +59,14 @@ impl Stage {
 impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for Stage {
+    type Err = Error;
+    fn from_str(s: &str) -> Result<Self> {
+        let found = Stage::ALL.into_iter().find(|stage| stage.name() == s);
+        found.ok_or_else(|| Error::unknown("stage", s, Stage::ALL.map(Stage::name)))
     }
 }
 

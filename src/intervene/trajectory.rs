@@ -90,6 +90,11 @@ impl Space for Moment {
         self.sae.trajectory(latent).map_or_else(|_| vec![0.0; self.width()], |path| path.at(self.t))
     }
 
+    fn bias(&self) -> Vec<f32> {
+        // Never reconstructed from: a moment has no code.
+        vec![0.0; self.width()]
+    }
+
     fn origin(&self) -> Option<Origin> {
         let about = self.sae.predictors.about.first().filter(|a| !a.fingerprint.is_empty())?;
         Some(Origin { site: about.site.clone(), grid: Some(about.grid), t: None, half: Some(about.half) })

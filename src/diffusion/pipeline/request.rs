@@ -49,6 +49,8 @@ struct Common {
     timesteps: Vec<f64>,
     /// Height and width of the latents.
     grid: (usize, usize),
+    /// What the hooks change.
+    edits: Vec<String>,
 }
 
 impl<'a> Request<'a> {
@@ -133,6 +135,7 @@ impl<'a> Request<'a> {
                 return refuse(format!("generation: {} captions for {n} prompts", captions.len()));
             }
         }
+        let edits = self.hooks.iter().filter_map(|h| h.about()).collect();
         let settings = Settings {
             model: self.pipeline.name.clone(),
             fingerprint: self.pipeline.fingerprint.clone(),
@@ -143,7 +146,7 @@ impl<'a> Request<'a> {
             captions: self.precomputed.as_ref().map(Precomputed::digest).transpose()?,
             hooks,
         };
-        Ok(Common { negative, settings, timesteps, grid })
+        Ok(Common { negative, settings, timesteps, grid, edits })
     }
 
     /// What guidance leads away from: captions that were given, else the negative prompt's.
@@ -203,13 +206,17 @@ impl<'a> Request<'a> {
             } else {
                 scheduler.step(&output, i, &x)?
             };
+            if !x.sum_all()?.to_scalar::<f32>()?.is_finite() {
+                let first = &self.prompts[items.start];
+                let edits = match common.edits.join(", ") {
+                    edits if edits.is_empty() => "no edit".to_string(),
+                    edits => edits,
+                };
+                return Err(Error::NotFinite(format!(
+                    "the latents are not finite after step {i} of {steps} (batch that begins with {first:?}; {edits})"
+                )));
+            }
             progress.at(items.start * steps + n * (i + 1), "");
-        }
-        if !x.sum_all()?.to_scalar::<f32>()?.is_finite() {
-            let first = &self.prompts[items.start];
-            return Err(Error::invalid(format!(
-                "the latents are not finite after {steps} steps (batch that begins with {first:?})"
-            )));
         }
         let images = self.decode(&x)?;
         let mut previews: Vec<Vec<(usize, RgbImage)>> = vec![Vec::new(); n];
