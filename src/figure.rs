@@ -13,6 +13,7 @@
 //! | grouped bars with intervals | [`Bars`] |
 //! | how values are spread, how two go together | [`Histogram`], [`Scatter`] |
 //! | columns of texts and numbers | [`Table`] |
+//! | pictures and maps under a step slider | [`Scrubber`] |
 //! | several of these as one output | [`Page`] |
 
 mod axis;
@@ -34,7 +35,9 @@ mod outline;
 mod page;
 mod render;
 mod scatter;
+mod scrubber;
 mod sheet;
+mod sweep;
 mod table;
 
 pub use bars::Bars;
@@ -47,6 +50,7 @@ pub use line::Line;
 pub use matrix::Matrix;
 pub use page::Page;
 pub use scatter::Scatter;
+pub use scrubber::Scrubber;
 pub use table::{Table, rounded};
 
 use crate::error::Result;

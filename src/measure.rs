@@ -2,6 +2,7 @@
 
 pub mod annotate;
 pub mod captions;
+pub mod dose;
 pub mod generate;
 pub mod image;
 pub mod interval;
@@ -9,12 +10,15 @@ pub mod judge;
 pub mod segmentation;
 pub mod spatial_success;
 pub mod style_success;
+pub mod sweep;
 
 pub use annotate::{Annotation, Annotator, Found};
 pub use captions::Faithfulness;
+pub use dose::TokenDose;
 pub use generate::Generate;
 pub use interval::Interval;
 pub use judge::{Verdict, judge};
 pub use segmentation::Point;
 pub use spatial_success::{SpatialSuccess, Trial};
 pub use style_success::{StyleSuccess, StyleTrial};
+pub use sweep::{BetaSweep, End, SweepPoint, Swept};

@@ -48,6 +48,17 @@ impl ConceptMap {
     pub fn similarity(&self, vector: &[f32]) -> Vec<f32> {
         self.tokens.iter().map(|e| e.as_ref().map_or(-1.0, |e| cosine(e, vector))).collect()
     }
+
+    /// Which of some words' vectors is most similar at every location; `None` where no cosine exceeds `threshold`.
+    #[must_use]
+    pub fn nearest(&self, words: &[Vec<f32>], threshold: f32) -> Vec<Option<usize>> {
+        let maps: Vec<Vec<f32>> = words.iter().map(|w| self.similarity(w)).collect();
+        let best = |token: usize| {
+            let above = (0..maps.len()).filter(|&w| maps[w][token] > threshold);
+            above.reduce(|a, b| if maps[b][token] > maps[a][token] { b } else { a })
+        };
+        (0..self.tokens.len()).map(best).collect()
+    }
 }
 
 /// What is predicted for one noun in one picture, beside the truth.
@@ -235,6 +246,15 @@ mod tests {
         };
         let masks = vec![vec![mask("tree", &[(0, 0), (1, 1)]), mask("house", &[(1, 0)]), mask("tree", &[])]];
         (sae, Activations::from_vec((2, 2), 3, data).unwrap(), masks)
+    }
+
+    #[test]
+    fn every_location_has_its_nearest_word() {
+        let map = ConceptMap { tokens: vec![Some(vec![2.0, 0.1]), None, Some(vec![0.0, 1.0]), Some(vec![-1.0, -1.0])] };
+        let words = [vec![1.0, 0.0], vec![0.0, 3.0]];
+        assert_eq!(map.nearest(&words, 0.5), [Some(0), None, Some(1), None]);
+        assert_eq!(map.nearest(&words, -0.8), [Some(0), None, Some(1), Some(0)], "of equal ones the first");
+        assert_eq!(map.nearest(&[], 0.0), [None; 4]);
     }
 
     #[test]
