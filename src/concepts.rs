@@ -20,6 +20,7 @@
 
 pub mod build;
 pub mod composition;
+pub mod contrast;
 pub mod dictionary;
 pub mod embedding;
 pub mod label;
@@ -32,6 +33,7 @@ pub mod words;
 
 pub use build::Labelling;
 pub use composition::{Composition, Predictions};
+pub use contrast::Contrast;
 pub use dictionary::{Concept, Dictionary, Entry, Provenance};
 pub use embedding::{Embedding, Weighting};
 pub use label::{Label, LabelledMask, Vocabulary};

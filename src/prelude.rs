@@ -3,7 +3,7 @@
 pub use crate::activations::{Activations, Capture, Store};
 pub use crate::concepts::truth;
 pub use crate::concepts::{
-    Composition, Dictionary, Embedding, Label, LabelledMask, Labelling, Maps, Summary, Vocabulary, Weighting,
+    Composition, Contrast, Dictionary, Embedding, Label, LabelledMask, Labelling, Maps, Summary, Vocabulary, Weighting,
     WordVectors, top_concepts,
 };
 pub use crate::diffusion::captions::Precomputed;
@@ -23,3 +23,4 @@ pub use crate::sae::{BatchTopK, Gated, JumpReLU, Matryoshka, Quality, ReLU, Sae,
 pub use crate::scene::{
     Background, Caption, Class, Colour, Facts, Mask, Object, Part, Place, Render, Scene, Size, Split, Style,
 };
+pub use crate::study::{self, Claims, Emergence, Published, Scale, Verdict};

@@ -5,7 +5,7 @@ use super::{Item, Plan, Recorder, Seen, Store, Writer};
 use crate::diffusion::hook::{Half, Kind, Site, step_at};
 use crate::diffusion::pipeline::Pipeline;
 use crate::error::{Error, Result};
-use crate::progress::Progress;
+use crate::progress::{Part, Progress};
 use image::RgbImage;
 use std::path::Path;
 
@@ -79,6 +79,11 @@ impl<'a> Capture<'a> {
             self.sites.push(site);
         }
         self
+    }
+
+    /// Adds the residual updates Δ of several modules.
+    pub fn residuals<S: AsRef<str>>(self, modules: impl IntoIterator<Item = S>) -> Self {
+        modules.into_iter().fold(self, |capture, module| capture.at(module.as_ref(), Kind::Residual))
     }
 
     /// Keeps the steps nearest to these values of t: 1 = the first step (noise), 0 = the last. Default: 1, 0.5, 0.
@@ -188,7 +193,9 @@ impl<'a> Capture<'a> {
             if let Some(batch) = self.batch {
                 generation = generation.batch(batch);
             }
+            let part = Part::begin(); // pictures are counted here, a shard at a time
             let pictures = generation.with(recorder.clone()).run()?;
+            drop(part);
             let files = pictures.iter().map(|p| p.png()).collect::<Result<Vec<_>>>()?;
             writer.write(shard, &recorder.take(), &files)?;
             progress.at(items.end, "");

@@ -7,6 +7,7 @@ use super::{Activations, Item, Layout, Plan};
 use crate::diffusion::hook::{Half, Kind, progress_t, step_at};
 use crate::error::{Error, Result};
 use image::RgbImage;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -78,6 +79,14 @@ impl Store {
         let path = image_path(&self.folder, i);
         let bytes = std::fs::read(&path).map_err(Error::file(&path))?;
         Ok(image::load_from_memory(&bytes).map_err(|e| Error::format(&path, e))?.to_rgb8())
+    }
+
+    /// The pictures of these items.
+    ///
+    /// # Errors
+    /// As [`image`](Self::image).
+    pub fn images(&self, items: Range<usize>) -> Result<Vec<RgbImage>> {
+        items.map(|i| self.image(i)).collect()
     }
 
     /// Only the activations of this module path.

@@ -6,6 +6,7 @@ use super::colour::{Rgb, series_colour};
 use super::frame::{Entry, Frame, Key, TICK, framed};
 use super::input::{Numbers, texts};
 use crate::error::{Error, Result};
+use crate::measure::Interval;
 
 /// Share of a group's slot that its bars fill.
 const FILL: f64 = 0.78;
@@ -75,6 +76,13 @@ impl Bars {
             Some(s) => s.interval = low.into_iter().zip(high).collect(),
         }
         self
+    }
+
+    /// Adds a bar with its interval to each group.
+    #[must_use]
+    pub fn measured<'a>(self, name: impl ToString, values: impl IntoIterator<Item = &'a Interval>) -> Self {
+        let [value, low, high] = Interval::columns(values);
+        self.series(name, value).whiskers(low, high)
     }
 
     /// Writes each bar's value above it.
@@ -168,6 +176,15 @@ mod tests {
             .collect();
         // Four painted pixels to a CSS pixel, panel 100 high; the third is the key of the legend.
         assert_eq!(tall[..2], [80.0, 160.0]);
+    }
+
+    #[test]
+    fn measured_bars_have_their_intervals() {
+        let interval = |value, low, high| Interval { value, low, high, n: 10 };
+        let (a, b) = (interval(0.2, 0.1, 0.3), interval(0.4, 0.3, 0.5));
+        let bars = || Bars::new("block", "share", ["down", "mid"]);
+        let plain = bars().series("edited", [0.2, 0.4]).whiskers([0.1, 0.3], [0.3, 0.5]);
+        assert_eq!(bars().measured("edited", &[a, b]).to_svg().unwrap(), plain.to_svg().unwrap());
     }
 
     #[test]

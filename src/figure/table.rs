@@ -107,12 +107,18 @@ impl Table {
         self
     }
 
+    /// Adds a column of measured values with their intervals.
+    #[must_use]
+    pub fn measured<'a>(self, name: impl ToString, values: impl IntoIterator<Item = &'a Interval>) -> Self {
+        let [value, low, high] = Interval::columns(values);
+        self.interval(name, value, low, high)
+    }
+
     /// A table of named measurements with their intervals, under the heading `what`.
     #[must_use]
     pub fn measurements<N: ToString>(what: &str, rows: impl IntoIterator<Item = (N, Interval)>) -> Self {
         let (names, values): (Vec<String>, Vec<Interval>) = rows.into_iter().map(|(n, i)| (n.to_string(), i)).unzip();
-        let column = |f: fn(&Interval) -> f64| values.iter().map(f).collect::<Vec<f64>>();
-        Self::new().text("", names).interval(what, column(|i| i.value), column(|i| i.low), column(|i| i.high))
+        Self::new().text("", names).measured(what, &values)
     }
 
     /// Adds a column with a row of small pictures to each row of the table; the CSV leaves it out.

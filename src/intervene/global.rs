@@ -26,6 +26,15 @@ impl Global {
         Self::within(Arc::new(sae.clone()), latents.into_iter().collect())
     }
 
+    /// An edit that adds Σ w_c f_c over pairs of latent and weight, as [`Contrast::of`](crate::concepts::Contrast::of)
+    /// gives them. With [`Strength::Constant`] β, latents are raised by β times what tells the label's pictures from
+    /// others.
+    #[must_use]
+    pub fn mix(sae: &Sae, weighted: &[(usize, f32)]) -> Self {
+        let weights: Vec<f32> = weighted.iter().map(|w| w.1).collect();
+        Self::new(sae, weighted.iter().map(|w| w.0)).weights(&weights)
+    }
+
     /// As [`new`](Self::new), with any space of concepts.
     #[must_use]
     pub fn within(space: Arc<dyn Space>, latents: Vec<usize>) -> Self {

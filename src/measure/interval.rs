@@ -22,6 +22,18 @@ pub struct Interval {
 }
 
 impl Interval {
+    /// Values, lower ends and upper ends, as charts and tables take them.
+    #[must_use]
+    pub fn columns<'a>(intervals: impl IntoIterator<Item = &'a Interval>) -> [Vec<f64>; 3] {
+        let mut columns = [const { Vec::new() }; 3];
+        for i in intervals {
+            for (column, x) in columns.iter_mut().zip([i.value, i.low, i.high]) {
+                column.push(x);
+            }
+        }
+        columns
+    }
+
     /// Whether `x` lies within the interval, ends included.
     #[must_use]
     pub fn contains(&self, x: f64) -> bool {

@@ -49,7 +49,8 @@ pub struct StyleSuccess {
 }
 
 impl StyleSuccess {
-    /// Runs the trials with the edit that `edit` makes of each.
+    /// Runs the trials with the edits that `edits` makes of each: one for every module that is to be edited. What
+    /// leaks around one block through a skip connection, the next can still change.
     ///
     /// # Errors
     /// Whatever the model, the annotator or the edit refuse.
@@ -57,20 +58,27 @@ impl StyleSuccess {
         model: &mut dyn Generate,
         annotator: &dyn Annotator,
         trials: &[StyleTrial],
-        edit: &dyn Fn(&StyleTrial) -> Result<Global>,
+        edits: &dyn Fn(&StyleTrial) -> Result<Vec<Global>>,
     ) -> Result<Self> {
         let total = trials.iter().map(|t| t.prompts.len()).sum();
         let mut progress = Progress::new("global edits", total);
         let mut outcomes: Vec<StyleOutcome> = Vec::with_capacity(total);
+        // The unedited pictures depend on prompts and seeds only, which styles share.
+        let mut unedited: Option<(&StyleTrial, Vec<RgbImage>)> = None;
         for (number, trial) in trials.iter().enumerate() {
             let mut make = |hooks: Vec<Box<dyn Hook>>| pictures(model, &trial.prompts, &trial.seeds, hooks);
-            let edit = edit(trial)?;
-            let before = make(Vec::new())?;
-            let after = make(vec![Box::new(edit.clone())])?;
-            let control = make(vec![Box::new(edit.control(number as u64))])?;
+            let edits = edits(trial)?;
+            let hooks = |edits: Vec<Global>| edits.into_iter().map(|e| Box::new(e) as Box<dyn Hook>).collect();
+            let before = match &unedited {
+                Some((t, images)) if t.prompts == trial.prompts && t.seeds == trial.seeds => images.clone(),
+                _ => make(Vec::new())?,
+            };
+            let control = make(hooks(edits.iter().cloned().map(|e| e.control(number as u64)).collect()))?;
+            let after = make(hooks(edits))?;
             let styles = |images: &[RgbImage]| -> Result<Vec<Option<Style>>> {
                 Ok(annotator.annotate(images)?.iter().map(|a| a.style).collect())
             };
+            unedited = Some((trial, before.clone()));
             let found = [styles(&before)?, styles(&after)?, styles(&control)?];
             for (i, ((before, after), control)) in before.into_iter().zip(after).zip(control).enumerate() {
                 outcomes.push(StyleOutcome {
@@ -109,6 +117,13 @@ impl StyleSuccess {
     #[must_use]
     pub fn distance(&self) -> Interval {
         mean(&self.outcomes.iter().map(|o| o.distance[0]).collect::<Vec<_>>(), 0)
+    }
+
+    /// The edit's share for one style.
+    #[must_use]
+    pub fn of(&self, style: Style) -> Interval {
+        let of: Vec<&StyleOutcome> = self.outcomes.iter().filter(|o| o.style == style).collect();
+        wilson(of.iter().filter(|o| o.found[1] == Some(style)).count(), of.len())
     }
 
     fn share(&self, which: usize) -> Interval {
@@ -166,12 +181,13 @@ mod tests {
         sae.w_dec[3..6].copy_from_slice(&[0.0, 1.0, 0.0]);
         let prompts = vec!["sea".to_string(); 4];
         let trials = [StyleTrial { style: Style::Night, prompts, seeds: vec![1, 2, 3, 4] }];
-        let edit = |_: &StyleTrial| Ok(Global::new(&sae, [1]).strength(Strength::Constant(2.0)));
+        let edit = |_: &StyleTrial| Ok(vec![Global::new(&sae, [1]).strength(Strength::Constant(2.0))]);
         let exact = Exact::new(&[scene(Style::Night), scene(Style::Flat)]);
         let found = StyleSuccess::run(&mut ByFunction(toy), &exact, &trials, &edit).unwrap();
         assert_eq!((found.edited().value, found.unedited().value, found.control().value), (1.0, 0.0, 0.0));
         let expected = mean_absolute(&scene(Style::Night).render().image, &scene(Style::Flat).render().image).unwrap();
         assert!(expected > 0.05 && (found.distance().value - expected).abs() < 1e-9);
         assert_eq!(found.outcomes[0].distance[1], 0.0);
+        assert_eq!((found.of(Style::Night).n, found.of(Style::Flat).n), (4, 0));
     }
 }

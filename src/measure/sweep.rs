@@ -156,7 +156,7 @@ impl BetaSweep {
         Ok(swept.with_unedited(unedited))
     }
 
-    /// Sweeps a global edit, judged by [`StyleSuccess`]; the strength of what `edit` makes is set here.
+    /// Sweeps a global edit, judged by [`StyleSuccess`]; the strength of the edits that `edits` makes is set here.
     ///
     /// # Errors
     /// As [`spatial`](Self::spatial).
@@ -165,14 +165,15 @@ impl BetaSweep {
         model: &mut dyn Generate,
         annotator: &dyn Annotator,
         trials: &[StyleTrial],
-        edit: &dyn Fn(&StyleTrial) -> Result<Global>,
+        edits: &dyn Fn(&StyleTrial) -> Result<Vec<Global>>,
     ) -> Result<Swept> {
         let mut model = Remembering::new(model);
         let n = trials.iter().map(|t| t.prompts.len()).sum();
         let mut unedited = wilson(0, 0);
         let swept = self.run(&mut |beta| {
             let strength = self.start.with_beta(beta);
-            let found = StyleSuccess::run(&mut model, annotator, trials, &|t| Ok(edit(t)?.strength(strength)));
+            let edits = |t: &StyleTrial| Ok(edits(t)?.into_iter().map(|e| e.strength(strength)).collect());
+            let found = StyleSuccess::run(&mut model, annotator, trials, &edits);
             self.point(beta, n, found, |found| {
                 unedited = found.unedited();
                 let pictures = found.outcomes.iter().map(|o| &o.pictures).collect();

@@ -141,7 +141,7 @@ fn a_global_edit_is_swept_from_end_to_end() {
     let black = gap(&sea, &RgbImage::from_pixel(64, 64, image::Rgb([0; 3]))) / gap(&sea, &desert);
     assert!(sepia < black, "{sepia} {black}");
     let sweep = BetaSweep::new(Strength::Constant(0.25)).breaks((sepia + black) / 2.0).bisections(4);
-    let edit = |_: &StyleTrial| Ok(Global::new(&sae, [1]));
+    let edit = |_: &StyleTrial| Ok(vec![Global::new(&sae, [1])]);
     let found = sweep.global(&mut model, &annotator, &trials, &edit).unwrap();
     assert_eq!(made, 1, "unedited pictures are made once");
     assert_eq!((found.unedited.value, found.best().unwrap().success.value), (0.0, 1.0));
@@ -154,7 +154,7 @@ fn numbers_that_leave_the_finite_range_count_as_broken() {
     let sae = Sae::random(3, 5, 1, 0).unwrap();
     let trials = [StyleTrial { style: Style::Sepia, prompts: vec!["x".into(); 2], seeds: vec![1, 2] }];
     let annotator = Known(Exact::new(&[scene(1, Style::Flat), scene(2, Style::Flat)]));
-    let edit = |_: &StyleTrial| Ok(Global::new(&sae, [1]));
+    let edit = |_: &StyleTrial| Ok(vec![Global::new(&sae, [1])]);
     let sweep = BetaSweep::new(Strength::Constant(1e39)).doublings(2);
     let found = sweep.global(&mut ByFunction(toy), &annotator, &trials, &edit).unwrap();
     assert!(found.points.iter().any(|p| p.stopped.as_ref().is_some_and(|s| s.contains("step 0 of 2"))));
