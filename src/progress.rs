@@ -2,10 +2,38 @@
 //!
 //! Whole lines only: a notebook kernel reads its output by lines, and a carriage return would never be shown.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 /// Time between two lines.
 const INTERVAL: Duration = Duration::from_secs(3);
+
+/// The same for parts of a longer work: they speak up only where a part takes long, as pictures of a large model do.
+const INNER: Duration = Duration::from_secs(20);
+
+thread_local! {
+    /// How many [`Part`]s are alive on this thread.
+    static PARTS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// While it lives, what counts on this thread is part of a longer work that shows its own progress, and prints less.
+#[derive(Debug)]
+pub struct Part(());
+
+impl Part {
+    /// A part that lasts until it is dropped.
+    #[must_use]
+    pub fn begin() -> Self {
+        PARTS.set(PARTS.get() + 1);
+        Self(())
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        PARTS.set(PARTS.get() - 1);
+    }
+}
 
 /// A counter of work done out of a known total.
 #[derive(Debug)]
@@ -29,10 +57,11 @@ impl Progress {
     pub fn at(&mut self, done: usize, note: impl std::fmt::Display) {
         // Work resumed from a checkpoint starts above zero: speed counts from the first call on.
         let first = *self.first.get_or_insert(done.saturating_sub(1));
-        if self.last.elapsed() < INTERVAL && done < self.total {
+        let interval = if PARTS.get() > 0 { INNER } else { INTERVAL };
+        if self.last.elapsed() < interval && done < self.total {
             return;
         }
-        if done >= self.total && self.start.elapsed() < INTERVAL {
+        if done >= self.total && self.start.elapsed() < interval {
             return; // short work is silent
         }
         self.last = Instant::now();
@@ -55,6 +84,15 @@ fn clock(seconds: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_part_ends_with_its_guard() {
+        let outer = super::Part::begin();
+        drop(super::Part::begin());
+        assert_eq!(super::PARTS.get(), 1);
+        drop(outer);
+        assert_eq!(super::PARTS.get(), 0);
+    }
+
     #[test]
     fn clock_reads_like_a_clock() {
         assert_eq!(super::clock(59.6), "1:00");

@@ -3,6 +3,7 @@
 use crate::diffusion::hook::Hook;
 use crate::diffusion::pipeline::Pipeline;
 use crate::error::{Error, Result};
+use crate::progress::Part;
 use image::RgbImage;
 
 /// A model with its steps and guidance settled.
@@ -66,6 +67,7 @@ pub(crate) fn pictures(
     seeds: &[u64],
     hooks: Vec<Box<dyn Hook>>,
 ) -> Result<Vec<RgbImage>> {
+    let _parts = Part::begin(); // evaluations count trials
     let images = model.generate(prompts, seeds, hooks)?;
     if images.len() != prompts.len() {
         return Err(Error::Shape {
