@@ -17,6 +17,7 @@ pub mod progress;
 pub mod random;
 pub mod sae;
 pub mod scene;
+pub mod study;
 
 pub use error::{Error, Result};
 /// The tensor library, so that a notebook can name its types and keep them in variables.

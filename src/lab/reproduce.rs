@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::{Place, gallery, setup};
 use crate::error::{Error, Result};
+use crate::study::{Claims, Verdict};
 
 /// The program that talks to the kernel.
 const RUNNER: &str = include_str!("run.py");
@@ -25,6 +26,8 @@ pub struct Executed {
     pub total: f64,
     /// The code cells, in order; those after a failed one did not run.
     pub cells: Vec<Cell>,
+    /// The paper's claims that the notebook tested.
+    pub claims: Vec<Claims>,
     /// Whether the run was interrupted from the keyboard.
     pub interrupted: bool,
 }
@@ -143,6 +146,8 @@ fn read(file: &Path) -> Result<Executed> {
     let text = fs::read_to_string(file).map_err(Error::file(file))?;
     let json: Value = serde_json::from_str(&text).map_err(|e| Error::format(file, e))?;
     let cells = json["cells"].as_array().ok_or_else(|| Error::format(file, "no list of cells"))?;
+    let outputs = cells.iter().filter_map(|c| c["outputs"].as_array()).flatten();
+    let claims = outputs.filter_map(|o| Claims::find(&joined(&o["data"]["text/html"]))).collect();
     let cells = cells.iter().filter(|c| c["cell_type"] == "code").map(|cell| {
         let source = joined(&cell["source"]);
         let ours = &cell["metadata"]["denoscope"];
@@ -161,8 +166,29 @@ fn read(file: &Path) -> Result<Executed> {
         start: run["start"].as_f64().unwrap_or(0.0),
         total: run["total"].as_f64().unwrap_or(0.0),
         cells: cells.collect(),
+        claims,
         interrupted: false,
     })
+}
+
+/// What came of the papers' claims over several notebooks: counts a study, and each claim that failed or could not be
+/// tested. Empty when no notebook tested any.
+fn verdicts(done: &[Executed]) -> String {
+    let mut studies: Vec<Claims> = Vec::new();
+    for claims in done.iter().flat_map(|e| &e.claims) {
+        match studies.iter_mut().find(|s| s.study == claims.study) {
+            Some(study) => study.claims.extend(claims.claims.iter().cloned()),
+            None => studies.push(claims.clone()),
+        }
+    }
+    let mut text = String::new();
+    for study in &studies {
+        text.push_str(&format!("claims of {}: {}\n", study.study, study.sum()));
+        for claim in study.claims.iter().filter(|c| c.verdict != Verdict::Held) {
+            text.push_str(&format!("  {}: {}, {} ({})\n", claim.verdict, claim.source, claim.text, claim.evidence));
+        }
+    }
+    text
 }
 
 /// A notebook's text field: one string or a list of lines.
@@ -264,6 +290,7 @@ pub fn run(place: &Place, names: &[String], out: &Path, mode: Mode) -> Result<()
     for executed in &done {
         println!("\n{}", executed.table());
     }
+    print!("{}", verdicts(&done));
     println!("gallery: {}", page.display());
     let told: Vec<String> = done.iter().filter_map(|e| e.check().err()).map(|e| e.to_string()).collect();
     if told.is_empty() { Ok(()) } else { Err(Error::invalid(told.join("\n\n"))) }
@@ -272,6 +299,33 @@ pub fn run(place: &Place, names: &[String], out: &Path, mode: Mode) -> Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn claims_of_several_notebooks_are_summed_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let executed = |name: &str, study: &str, held: bool| {
+            let mut claims = Claims::new(study);
+            claims.check("Table 1", name, held, "0.5");
+            claims.untestable("Fig. 9", "of another model", "no weights");
+            let html = claims.to_html().unwrap();
+            let json = serde_json::json!({ "cells": [
+                { "cell_type": "markdown", "source": "text" },
+                { "cell_type": "code", "source": "claims", "metadata": {}, "outputs": [
+                    { "output_type": "stream", "name": "stdout", "text": "nothing" },
+                    { "output_type": "display_data", "data": { "text/html": [html] } },
+                ] },
+            ] });
+            let file = folder.path().join(name);
+            fs::write(&file, json.to_string()).unwrap();
+            read(&file).unwrap()
+        };
+        let done = [executed("a", "emergence", true), executed("b", "emergence", false), executed("c", "tide", true)];
+        let text = verdicts(&done);
+        assert!(text.contains("claims of emergence: 1 held, 1 failed, 2 not testable here\n"), "{text}");
+        assert!(text.contains("  failed: Table 1, b (0.5)\n"), "{text}");
+        assert!(text.contains("claims of tide: 1 held, 0 failed, 1 not testable here\n"), "{text}");
+        assert_eq!(verdicts(&[]), "");
+    }
 
     #[test]
     fn numbers_are_not_part_of_a_name() {
@@ -314,8 +368,8 @@ mod tests {
             |failure| Cell { title: "x".into(), source: "let x = 1;\nfail()?;".into(), seconds: Some(1.0), failure };
         let failure = Some(("Error".to_string(), "no such file".to_string()));
         let cells = vec![cell(None), cell(failure)];
-        let run =
-            Executed { name: "tour".into(), file: PathBuf::new(), start: 1.0, total: 2.0, cells, interrupted: false };
+        let (name, file) = ("tour".into(), PathBuf::new());
+        let run = Executed { name, file, start: 1.0, total: 2.0, cells, claims: Vec::new(), interrupted: false };
         let error = run.check().unwrap_err().to_string();
         for part in ["tour", "cell 2 of 2", "fail()?;", "no such file"] {
             assert!(error.contains(part), "{error}");

@@ -1,0 +1,15 @@
+//! Reproducing a paper: one setting of scale, the published numbers, and a verdict on every claim.
+//!
+//! A notebook of a study opens with [`Emergence::here`], which says which model, modules and sizes the notebook runs
+//! with at the [`Scale`] that was asked for; it compares what it measures with [`Published`] values, and ends with
+//! [`Claims`]: held, failed, not testable here.
+
+pub mod claims;
+pub mod emergence;
+pub mod published;
+pub mod scale;
+
+pub use claims::{Claims, Verdict};
+pub use emergence::{Block, Emergence};
+pub use published::Published;
+pub use scale::Scale;

@@ -1,0 +1,167 @@
+//! What a paper claims, and whether it holds here.
+
+use crate::error::{Error, Result};
+use crate::figure::Table;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// Marks the claims inside a notebook's output, so that a run over many notebooks can sum them up.
+const MARK: &str = "denoscope-claims";
+
+/// What came of a claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// Our measurement agrees.
+    Held,
+    /// Our measurement disagrees.
+    Failed,
+    /// It cannot be tested with this model or these means.
+    NotTestable,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Verdict::Held => "held",
+            Verdict::Failed => "failed",
+            Verdict::NotTestable => "not testable here",
+        })
+    }
+}
+
+/// One claim.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Claim {
+    /// Table, figure or section of the paper.
+    pub source: String,
+    /// What it says, as an ordering or a trend.
+    pub text: String,
+    /// What came of it.
+    pub verdict: Verdict,
+    /// The measurement, or why there is none.
+    pub evidence: String,
+}
+
+/// The claims of one notebook.
+///
+/// ```
+/// use denoscope::study::{Claims, Verdict};
+/// let mut claims = Claims::new("emergence");
+/// claims.check("Table 4", "spatial edits work early, not late", 0.80 > 0.23, "0.80 against 0.23");
+/// assert_eq!(claims.count(Verdict::Held), 1);
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Claims {
+    /// The study.
+    pub study: String,
+    /// Its claims, in the order in which they were checked.
+    pub claims: Vec<Claim>,
+}
+
+impl Claims {
+    /// No claims yet.
+    #[must_use]
+    pub fn new(study: &str) -> Self {
+        Self { study: study.into(), claims: Vec::new() }
+    }
+
+    /// Adds a claim that was tested.
+    pub fn check(&mut self, source: &str, text: &str, held: bool, evidence: impl fmt::Display) {
+        self.add(source, text, if held { Verdict::Held } else { Verdict::Failed }, evidence);
+    }
+
+    /// Adds a claim that cannot be tested here.
+    pub fn untestable(&mut self, source: &str, text: &str, why: impl fmt::Display) {
+        self.add(source, text, Verdict::NotTestable, why);
+    }
+
+    fn add(&mut self, source: &str, text: &str, verdict: Verdict, evidence: impl fmt::Display) {
+        let (source, text, evidence) = (source.into(), text.into(), evidence.to_string());
+        self.claims.push(Claim { source, text, verdict, evidence });
+    }
+
+    /// How many claims came to this.
+    #[must_use]
+    pub fn count(&self, verdict: Verdict) -> usize {
+        self.claims.iter().filter(|c| c.verdict == verdict).count()
+    }
+
+    /// `3 held, 1 failed, 2 not testable here`.
+    #[must_use]
+    pub fn sum(&self) -> String {
+        let counts = [Verdict::Held, Verdict::Failed, Verdict::NotTestable].map(|v| format!("{} {v}", self.count(v)));
+        counts.join(", ")
+    }
+
+    /// A table of the claims.
+    ///
+    /// # Errors
+    /// Whatever the table refuses.
+    pub fn table(&self) -> Result<Table> {
+        let each = |f: &dyn Fn(&Claim) -> String| self.claims.iter().map(f).collect::<Vec<_>>();
+        Table::new()
+            .text("source", each(&|c| c.source.clone()))
+            .text("claim", each(&|c| c.text.clone()))
+            .text("here", each(&|c| c.verdict.to_string()))
+            .text("evidence", each(&|c| c.evidence.clone()))
+            .caption(format!("Claims of the paper: {}", self.sum()))
+            .build()
+    }
+
+    /// The table as HTML, with the claims as JSON beside it, which [`Claims::find`] reads back.
+    ///
+    /// # Errors
+    /// Whatever the table refuses.
+    pub fn to_html(&self) -> Result<String> {
+        let json = serde_json::to_string(self).map_err(|e| Error::invalid(format!("claims: {e}")))?;
+        // `<` cannot end the script element early: in JSON text it may be written as an escape.
+        let json = json.replace('<', "\\u003c");
+        let table = self.table()?.to_html();
+        Ok(format!("{table}<script type=\"application/json\" class=\"{MARK}\">{json}</script>"))
+    }
+
+    /// The claims in an output that [`to_html`](Self::to_html) made; none in any other text.
+    #[must_use]
+    pub fn find(html: &str) -> Option<Self> {
+        let (_, rest) = html.split_once(&format!("class=\"{MARK}\">"))?;
+        serde_json::from_str(rest.split_once("</script>")?.0).ok()
+    }
+
+    /// What a notebook shows.
+    pub fn evcxr_display(&self) {
+        match self.to_html() {
+            Ok(html) => println!("EVCXR_BEGIN_CONTENT text/html\n{html}\nEVCXR_END_CONTENT"),
+            Err(e) => println!("{e}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn some() -> Claims {
+        let mut claims = Claims::new("emergence");
+        claims.check("Table 1", "k = 20 explains more than k = 10", true, "18 of 18");
+        claims.check("Table 3", "a </script> & \"quotes\"", false, 0.25);
+        claims.untestable("Fig. 4", "of Stable Diffusion", "the model is another");
+        claims
+    }
+
+    #[test]
+    fn claims_survive_the_way_through_a_notebook() {
+        let claims = some();
+        assert_eq!(claims.sum(), "1 held, 1 failed, 1 not testable here");
+        let html = format!("<p>before</p>{}<p>after</p>", claims.to_html().unwrap());
+        assert_eq!(Claims::find(&html), Some(claims));
+        assert_eq!(Claims::find("<table></table>"), None);
+    }
+
+    #[test]
+    fn the_table_has_a_row_for_each() {
+        let table = some().table().unwrap();
+        assert_eq!(table.rows(), 3);
+        assert!(table.to_html().contains("not testable here"));
+    }
+}
