@@ -1,6 +1,6 @@
 //! What a notebook imports with one line: `use denoscope::prelude::*;`.
 
-pub use crate::activations::{Activations, Capture, Store};
+pub use crate::activations::{Activations, Capture, Store, Trajectories};
 pub use crate::concepts::truth;
 pub use crate::concepts::{
     Composition, Contrast, Dictionary, Embedding, Label, LabelledMask, Labelling, Maps, Summary, Vocabulary, Weighting,
@@ -14,12 +14,15 @@ pub use crate::error::{Error, Result};
 pub use crate::figure::{
     self, Bars, Colours, Heat, HeatGrid, Histogram, ImageGrid, Line, Matrix, Page, Scatter, Table,
 };
-pub use crate::intervene::{Ablate, Global, Quadrant, Region, Spatial, Stage, Strength};
+pub use crate::intervene::{Ablate, Between, Global, Quadrant, Region, Spatial, Stage, Strength, Trajectory};
 pub use crate::measure::annotate::{Annotation, Annotator};
 pub use crate::measure::generate::Settled;
 pub use crate::measure::{Interval, SpatialSuccess, StyleSuccess, StyleTrial, Trial};
 pub use crate::random::stream;
-pub use crate::sae::{BatchTopK, Gated, JumpReLU, Matryoshka, Quality, ReLU, Sae, TopK, Trained};
+pub use crate::sae::{
+    BatchTopK, FeatureTrajectory, Gated, Join, JumpReLU, Matryoshka, Modulation, Prediction, Predictors, Quality, ReLU,
+    Residualized, Sae, Spread, Terms, Tide, TideSae, TopK, Trained, TrainedTide, TrainedTrajectories, TrajectorySae,
+};
 pub use crate::scene::{
     Background, Caption, Class, Colour, Facts, Mask, Object, Part, Place, Render, Scene, Size, Split, Style,
 };
