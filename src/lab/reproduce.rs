@@ -321,9 +321,9 @@ mod tests {
         };
         let done = [executed("a", "emergence", true), executed("b", "emergence", false), executed("c", "tide", true)];
         let text = verdicts(&done);
-        assert!(text.contains("claims of emergence: 1 held, 1 failed, 2 not testable here\n"), "{text}");
+        assert!(text.contains("claims of emergence: 1 held, 1 failed, 0 undecided, 2 not testable here\n"), "{text}");
         assert!(text.contains("  failed: Table 1, b (0.5)\n"), "{text}");
-        assert!(text.contains("claims of tide: 1 held, 0 failed, 1 not testable here\n"), "{text}");
+        assert!(text.contains("claims of tide: 1 held, 0 failed, 0 undecided, 1 not testable here\n"), "{text}");
         assert_eq!(verdicts(&[]), "");
     }
 

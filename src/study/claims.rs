@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::figure::Table;
+use crate::measure::Interval;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -16,6 +17,8 @@ pub enum Verdict {
     Held,
     /// Our measurement disagrees.
     Failed,
+    /// Our intervals overlap: more trials are needed to tell.
+    Undecided,
     /// It cannot be tested with this model or these means.
     NotTestable,
 }
@@ -25,6 +28,7 @@ impl fmt::Display for Verdict {
         f.write_str(match self {
             Verdict::Held => "held",
             Verdict::Failed => "failed",
+            Verdict::Undecided => "undecided",
             Verdict::NotTestable => "not testable here",
         })
     }
@@ -71,6 +75,19 @@ impl Claims {
         self.add(source, text, if held { Verdict::Held } else { Verdict::Failed }, evidence);
     }
 
+    /// Adds the claim that `more` is greater than `less`: held when its whole interval is, failed when its whole
+    /// interval is below, undecided where intervals overlap.
+    pub fn greater(&mut self, source: &str, text: &str, more: Interval, less: Interval) {
+        let verdict = if more.low > less.high {
+            Verdict::Held
+        } else if more.high < less.low {
+            Verdict::Failed
+        } else {
+            Verdict::Undecided
+        };
+        self.add(source, text, verdict, format!("{more} and {less}"));
+    }
+
     /// Adds a claim that cannot be tested here.
     pub fn untestable(&mut self, source: &str, text: &str, why: impl fmt::Display) {
         self.add(source, text, Verdict::NotTestable, why);
@@ -87,11 +104,11 @@ impl Claims {
         self.claims.iter().filter(|c| c.verdict == verdict).count()
     }
 
-    /// `3 held, 1 failed, 2 not testable here`.
+    /// `3 held, 1 failed, 0 undecided, 2 not testable here`.
     #[must_use]
     pub fn sum(&self) -> String {
-        let counts = [Verdict::Held, Verdict::Failed, Verdict::NotTestable].map(|v| format!("{} {v}", self.count(v)));
-        counts.join(", ")
+        let verdicts = [Verdict::Held, Verdict::Failed, Verdict::Undecided, Verdict::NotTestable];
+        verdicts.map(|v| format!("{} {v}", self.count(v))).join(", ")
     }
 
     /// A table of the claims.
@@ -152,10 +169,24 @@ mod tests {
     #[test]
     fn claims_survive_the_way_through_a_notebook() {
         let claims = some();
-        assert_eq!(claims.sum(), "1 held, 1 failed, 1 not testable here");
+        assert_eq!(claims.sum(), "1 held, 1 failed, 0 undecided, 1 not testable here");
         let html = format!("<p>before</p>{}<p>after</p>", claims.to_html().unwrap());
         assert_eq!(Claims::find(&html), Some(claims));
         assert_eq!(Claims::find("<table></table>"), None);
+    }
+
+    #[test]
+    fn an_ordering_holds_when_intervals_are_apart() {
+        let interval = |low, high| Interval { value: (low + high) / 2.0, low, high, n: 9 };
+        let (low, middle, high) = (interval(0.1, 0.3), interval(0.25, 0.6), interval(0.5, 0.9));
+        let mut claims = Claims::new("emergence");
+        claims.greater("Table 4", "a", high, low);
+        claims.greater("Table 4", "b", low, high);
+        claims.greater("Table 4", "c", high, middle);
+        assert_eq!(
+            claims.claims.iter().map(|c| c.verdict).collect::<Vec<_>>(),
+            [Verdict::Held, Verdict::Failed, Verdict::Undecided]
+        );
     }
 
     #[test]
