@@ -181,6 +181,25 @@ impl Predictors {
         Ok(h)
     }
 
+    /// The trajectories that `residuals` stand for if each step is predicted from the true one before in `rows`:
+    /// [`predicted`](Self::predicted) plus the residuals in activation units.
+    ///
+    /// # Errors
+    /// If the two differ in length, or it is not a multiple of steps · d.
+    pub fn restore_given(&self, rows: &[f32], residuals: &[f32]) -> Result<Vec<f32>> {
+        self.check("residuals", residuals)?;
+        if rows.len() != residuals.len() {
+            let (found, expected) = (vec![residuals.len()], vec![rows.len()]);
+            return Err(Error::Shape { what: "residuals of trajectories".into(), found, expected });
+        }
+        let mut out = self.predicted(rows)?;
+        for (row, own) in out.chunks_exact_mut(self.width()).zip(residuals.chunks_exact(self.width())) {
+            let sizes = self.deviation.iter().enumerate().map(|(at, sigma)| sigma * self.scale[at / self.d]);
+            row.iter_mut().zip(own).zip(sizes).for_each(|((v, r), size)| *v += r * size);
+        }
+        Ok(out)
+    }
+
     /// The path of a direction of residual space: v_0 = d_0, v_{i+1} = A_i v_i + s_{i+1} d_{i+1}, in activation units
     /// σ_i ⊙ v_i, `[steps, d]`. It is what [`restore`](Self::restore) adds per unit of the direction.
     ///

@@ -13,9 +13,12 @@ pub struct TrajectoryQuality {
     /// Of the rows that the SAE reads: the standardised first step and the scaled residuals of the others. Variants with
     /// and without prediction read different rows: between them only `activation` compares.
     pub residual: Quality,
-    /// Of the activations themselves, each step restored from the restored one before.
+    /// Of the activations themselves, each step restored from the restored one before: errors are carried on.
     pub activation: Quality,
-    /// Of the activations of each step.
+    /// Of the activations themselves, each step restored from the true one before: what the SAE misses of a step's own
+    /// contribution. Without prediction the same as `activation`.
+    pub one_step: Quality,
+    /// Of the activations of each step, as in `activation`.
     pub steps: Vec<StepQuality>,
 }
 
@@ -36,12 +39,14 @@ impl TrajectoryQuality {
         predictors.fits(trajectories)?;
         let mut residual = Tally::new(&vec![0.0; predictors.width()], sae.features());
         let mut activation = Tally::new(&predictors.mean, sae.features());
+        let mut one_step = Tally::new(&predictors.mean, sae.features());
         for i in 0..trajectories.len() {
             let rows = trajectories.item(i)?;
             let residuals = predictors.residuals(&rows)?;
             let codes = sae.encode_residuals(&residuals)?;
             let decoded = sae.decode_residuals(&codes)?;
             residual.add(&residuals, &codes, &decoded);
+            one_step.add(&rows, &codes, &predictors.restore_given(&rows, &decoded)?);
             activation.add(&rows, &codes, &predictors.restore(&decoded)?);
         }
         let d = predictors.d;
@@ -53,18 +58,24 @@ impl TrajectoryQuality {
         Ok(Self {
             residual: residual.quality(trajectories)?,
             activation: activation.quality(trajectories)?,
+            one_step: one_step.quality(trajectories)?,
             steps: (0..predictors.steps).map(step).collect::<Result<_>>()?,
         })
     }
 
     /// What a notebook shows: both spaces side by side.
     pub fn evcxr_display(&self) {
-        show_table(&[("residual space", &self.residual), ("activation space", &self.activation)]);
+        show_table(&[
+            ("residual space", &self.residual),
+            ("activation space", &self.activation),
+            ("one step ahead", &self.one_step),
+        ]);
     }
 }
 
 impl std::fmt::Display for TrajectoryQuality {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "residual space: {}; activation space: {}", self.residual, self.activation)
+        let Self { residual, activation, one_step, .. } = self;
+        write!(f, "residual space: {residual}; activation space: {activation}; one step ahead: {one_step}")
     }
 }

@@ -213,6 +213,7 @@ impl TrainedTrajectories {
         if let Some(held_out) = &self.held_out {
             columns.push(("held out, residual", &held_out.residual));
             columns.push(("held out, activation", &held_out.activation));
+            columns.push(("held out, one step", &held_out.one_step));
         }
         show_table(&columns);
     }

@@ -103,6 +103,8 @@ fn residual_space_is_an_exact_change_of_coordinates() {
                 }
             }
             assert_eq!(predicted[15..20], predictors.mean[..5]);
+            let given = predictors.restore_given(&rows, &residuals).unwrap();
+            assert!(rows.iter().zip(&given).all(|(a, b)| (a - b).abs() < 1e-4));
             if !predict {
                 let by_hand = (rows[7] - predictors.mean[7]) / predictors.deviation[7];
                 assert!((residuals[7] - by_hand).abs() < 1e-6);
@@ -309,6 +311,9 @@ fn variants_differ_in_what_they_should_and_in_nothing_else() {
     assert!((0..codes.tokens()).all(|t| codes.token(t).0.len() <= 4) && codes.l0() > 3.9);
     let each = recipe.join(Join::PerStep).train(&trajectories).unwrap();
     assert_eq!((each.latents(), each.features(), each.parts.len()), (12, 24, 2));
+    let held = |t: &TrainedTrajectories| t.held_out.clone().unwrap();
+    assert_eq!(held(&without).one_step.mse, held(&without).activation.mse);
+    assert!(held(&plain).one_step.explained_variance > held(&plain).activation.explained_variance);
     for trained in [&plain, &without, &nested, &pooled, &each] {
         let l0 = trained.training.activation.l0;
         assert!((l0 - 4.0).abs() < 0.8, "the same budget on a trajectory: {l0}");
@@ -408,6 +413,7 @@ fn unusable_input_is_refused() {
     assert!(refusal(recipe.with(&predictors).train(&others)).contains("found shape [2, 4], expected [3, 4]"));
     assert!(refusal(predictors.residuals(&[0.0; 13])).contains("[1, 3, 4]"));
     assert!(refusal(predictors.path(&[0.0; 13])).contains("[3, 4]"));
+    assert!(refusal(predictors.restore_given(&[0.0; 24], &[0.0; 12])).contains("found shape [12], expected [24]"));
     let sae = random((*predictors).clone(), Join::PerStep, 7);
     assert!(refusal(sae.trajectory(21)).contains("feature 21 of 21"));
     assert!(refusal(TrajectorySae::new(predictors.clone(), Join::Concat, sae.parts.clone())).contains("7×4, 7×4, 7×4"));

@@ -157,12 +157,12 @@ impl TideRule {
         let (mut error, mut decoded) = (vec![0.0; xc.len()], vec![0.0; xc.len()]);
         let chunks =
             (xc.par_chunks(rows), r.par_chunks_mut(rows), error.par_chunks_mut(rows), decoded.par_chunks_mut(rows));
-        let each = |(number, (xc, r, error, decoded)): (usize, (&[f32], &mut [f32], &mut [f32], &mut [f32]))| {
+        let chunks = chunks.into_par_iter().enumerate().map(|(number, (xc, r, error, decoded))| {
             let rows = xc.chunks_exact(d).zip(r.chunks_exact_mut(d));
             let rows = rows.zip(error.chunks_exact_mut(d).zip(decoded.chunks_exact_mut(d)));
             rows.enumerate().map(|(i, ((xc, r), (e, y)))| self.row(number * ROWS + i, xc, b, r, e, y)).sum()
-        };
-        let squares = chunks.into_par_iter().enumerate().map(each).collect();
+        });
+        let squares = chunks.collect();
         Halves { squares, error, decoded }
     }
 

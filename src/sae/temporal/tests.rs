@@ -204,6 +204,17 @@ fn clipped_gradients_have_the_length_that_was_asked_for() {
 }
 
 #[test]
+fn decoupled_decay_takes_its_share_of_the_encoder_alone() {
+    let (mut trainer, x) = small(&tide(true));
+    let before = trainer.weights.clone();
+    trainer.step(&x, &Step { shrink: 0.1, ..step(0.0) }).unwrap();
+    let after = &trainer.weights;
+    assert!(before.w_enc.iter().zip(&after.w_enc).all(|(b, a)| (0.9 * b - a).abs() < 1e-6));
+    assert_eq!((&before.b_enc, &before.b_dec), (&after.b_enc, &after.b_dec));
+    assert!(before.w_dec.iter().zip(&after.w_dec).all(|(b, a)| (b - a).abs() < 1e-6));
+}
+
+#[test]
 fn without_modulation_and_with_squares_alone_it_is_topk() {
     let plain = Form::TopK(topk::Settings { k: K });
     let settings = Settings { terms: Terms::squares(), train_modulation: false, ..Settings::new(K) };
