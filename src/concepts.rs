@@ -18,27 +18,39 @@
 //! # Ok::<(), denoscope::Error>(())
 //! ```
 
+pub mod agreement;
 pub mod build;
+pub mod command;
 pub mod composition;
 pub mod contrast;
 pub mod dictionary;
+pub mod effect;
 pub mod embedding;
 pub mod label;
 pub mod labeller;
 pub mod maps;
+pub mod neighbours;
 mod overlap;
+pub mod source;
+pub mod survey;
+pub mod timeline;
 pub mod top;
 pub mod truth;
 pub mod words;
 
+pub use agreement::Agreement;
 pub use build::Labelling;
 pub use composition::{Composition, Predictions};
 pub use contrast::Contrast;
 pub use dictionary::{Concept, Dictionary, Entry, Provenance};
+pub use effect::{Effect, Variant};
 pub use embedding::{Embedding, Weighting};
 pub use label::{Label, LabelledMask, Vocabulary};
 pub use labeller::{Compare, Labeller, Options, Rule, Scale};
 pub use maps::Maps;
+pub use neighbours::neighbours;
+pub use survey::{Survey, SurveyResult, Surveyed};
+pub use timeline::{Timeline, WordProfile};
 pub use top::{Example, Firing, Summary, top_concepts};
 pub use words::WordVectors;
 

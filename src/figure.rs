@@ -14,6 +14,7 @@
 //! | how values are spread, how two go together | [`Histogram`], [`Scatter`] |
 //! | columns of texts and numbers | [`Table`] |
 //! | pictures and maps under a step slider | [`Scrubber`] |
+//! | a whole SAE, concept by concept | [`Explorer`] |
 //! | several of these as one output | [`Page`] |
 
 mod axis;
@@ -23,6 +24,7 @@ mod canvas;
 mod cell;
 mod clip;
 pub mod colour;
+mod explorer;
 mod font;
 mod frame;
 mod grid;
@@ -42,6 +44,7 @@ mod table;
 
 pub use bars::Bars;
 pub use colour::Colours;
+pub use explorer::Explorer;
 pub use grid::{ImageGrid, show};
 pub use heat::{Heat, HeatGrid};
 pub use histogram::Histogram;

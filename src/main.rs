@@ -31,6 +31,8 @@ commands! {
     Forward(denoscope::diffusion::forward::Forward),
     Train(denoscope::sae::command::Train),
     Evaluate(denoscope::sae::command::Evaluate),
+    Label(denoscope::concepts::command::Label),
+    Explore(denoscope::concepts::command::Explore),
     Edit(denoscope::intervene::command::EditPicture),
     /// Train or judge the embedded models.
     Embedded(denoscope::embedded::Embedded),

@@ -3,8 +3,8 @@
 pub use crate::activations::{Activations, Capture, Store, Trajectories};
 pub use crate::concepts::truth;
 pub use crate::concepts::{
-    Composition, Contrast, Dictionary, Embedding, Label, LabelledMask, Labelling, Maps, Summary, Vocabulary, Weighting,
-    WordVectors, top_concepts,
+    Agreement, Composition, Contrast, Dictionary, Effect, Embedding, Label, LabelledMask, Labelling, Maps, Summary,
+    Survey, Timeline, Vocabulary, Weighting, WordVectors, top_concepts,
 };
 pub use crate::diffusion::captions::Precomputed;
 pub use crate::diffusion::hook::{Half, Hook, Kind, Site, Visit};
@@ -12,12 +12,15 @@ pub use crate::diffusion::pipeline::{Picture, Pipeline};
 pub use crate::embedded::annotator::SceneAnnotator;
 pub use crate::error::{Error, Result};
 pub use crate::figure::{
-    self, Bars, Colours, Heat, HeatGrid, Histogram, ImageGrid, Line, Matrix, Page, Scatter, Table,
+    self, Bars, Colours, Explorer, Heat, HeatGrid, Histogram, ImageGrid, Line, Matrix, Page, Scatter, Scrubber, Table,
 };
-pub use crate::intervene::{Ablate, Between, Global, Quadrant, Region, Spatial, Stage, Strength, Trajectory};
+pub use crate::intervene::{
+    Ablate, Between, ErrorTerm, FeatureScores, Global, LatentEdit, MeanCode, Norm, Quadrant, Region, Removal, Spatial,
+    Stage, Strength, Trajectory, Transfer,
+};
 pub use crate::measure::annotate::{Annotation, Annotator};
 pub use crate::measure::generate::Settled;
-pub use crate::measure::{Interval, SpatialSuccess, StyleSuccess, StyleTrial, Trial};
+pub use crate::measure::{BetaSweep, Interval, SpatialSuccess, StyleSuccess, StyleTrial, Swept, TokenDose, Trial};
 pub use crate::random::stream;
 pub use crate::sae::{
     BatchTopK, FeatureTrajectory, Gated, Join, JumpReLU, Matryoshka, Modulation, Prediction, Predictors, Quality, ReLU,

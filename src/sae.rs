@@ -8,7 +8,7 @@
 //! | train one | [`TopK`], [`BatchTopK`], [`Matryoshka`], [`ReLU`], [`JumpReLU`], [`Gated`] |
 //! | train one on several steps together | [`Residualized`], [`Tide`] |
 //! | use one | [`Sae::encode`], [`Sae::concept_vector`] |
-//! | judge one | [`Sae::measure`], with [`Sae::random`] as the control |
+//! | judge one | [`Sae::measure`], with [`Sae::random`] and [`Sae::neurons`] as controls |
 //! | keep one | [`Sae::save`], [`Sae::load`] |
 
 mod adam;
@@ -23,6 +23,7 @@ mod gated;
 mod jump_relu;
 mod matryoshka;
 mod measure;
+mod neurons;
 mod options;
 mod part;
 mod recipe;

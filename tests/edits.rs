@@ -139,3 +139,73 @@ fn the_command_paints_before_after_and_control() {
     assert!(say(&["--latents", "1", "--stage", "final"]).contains("final stage"), "an SAE of another stage");
     assert!(say(&["--word", "tree"]).contains("--dictionary"));
 }
+
+/// What the README's numbers come from: `cargo test --test edits -- --ignored --nocapture`.
+#[test]
+#[ignore = "measures on scene-unet for some minutes"]
+fn sweeps_on_scene_unet() {
+    use denoscope::prelude::*;
+    let model = Pipeline::open("scene-unet").unwrap();
+    let scenes: Vec<Scene> = (0..400).map(|i| Scene::sample(Split::Test, i)).collect();
+    let renders: Vec<_> = scenes.iter().map(Scene::render).collect();
+    let captions: Vec<String> = scenes.iter().map(|s| s.full_caption().text).collect();
+    let folder =
+        std::path::PathBuf::from(std::env::var("SWEEP_FOLDER").expect("SWEEP_FOLDER: where to keep the store"));
+    let store = Capture::new(&model).at(MODULE, Kind::Residual).stages([1.0, 0.75, 0.5, 0.25, 0.0]).prompts(&captions);
+    let store = store.pictures(renders.iter().map(|r| &r.image)).run(folder.join("store")).unwrap();
+    let kinds = [Vocabulary::Class, Vocabulary::Style];
+    let masks: Vec<_> = scenes.iter().zip(&renders).map(|(s, r)| truth::masks(s, r, &kinds)).collect();
+    let annotator = SceneAnnotator::open().unwrap();
+    let mut settled = Settled::new(&model, 20);
+
+    let early = store.stage(1.0).unwrap();
+    let sae = TopK::new(4, 10).train(&early).unwrap().sae;
+    let words = Dictionary::build(&sae, &early, &masks).unwrap().only(&[Vocabulary::Class]);
+    let classes: Vec<Class> = words.words().iter().take(3).map(|(l, _)| l.word.parse().unwrap()).collect();
+    let trials = Trial::all(&classes, &[1, 2], |c| format!("a large {c}, on a meadow, in flat style"));
+    let edit = |t: &Trial| Ok(Spatial::new(&sae, words.of(t.class.name())?).stage(Stage::Early));
+    let spatial = BetaSweep::new(Strength::Relative(0.1)).bisections(2);
+    let spatial = spatial.spatial(&mut settled, &annotator, &trials, &edit).unwrap();
+    println!("spatial: {}\n{}", spatial.summary(), spatial.table().frame());
+
+    let half = store.stage(0.5).unwrap();
+    let sae = TopK::new(4, 10).train(&half).unwrap().sae;
+    let looks = Dictionary::build(&sae, &half, &masks).unwrap().only(&[Vocabulary::Style]);
+    let prompts: Vec<String> =
+        Class::ALL[..4].iter().map(|c| format!("a large {c} in the centre, on a meadow")).collect();
+    let named = looks.words().into_iter().take(3);
+    let trial = |(l, _): (Label, usize)| StyleTrial {
+        style: l.word.parse().unwrap(),
+        prompts: prompts.clone(),
+        seeds: vec![1, 2, 3, 4],
+    };
+    let trials: Vec<StyleTrial> = named.map(trial).collect();
+    let edit = |t: &StyleTrial| Ok(vec![Global::new(&sae, looks.of(t.style.name())?).stage(Stage::Middle)]);
+    let global = BetaSweep::new(Strength::Relative(0.1)).bisections(2);
+    let global = global.global(&mut settled, &annotator, &trials, &edit).unwrap();
+    println!("global: {}\n{}", global.summary(), global.table().frame());
+    denoscope::figure::Page::new("β sweeps").figure(&spatial).figure(&global).save(folder.join("sweeps.html")).unwrap();
+
+    // The scrubber and the explorer on the same store.
+    let picture = model.prompt(&captions[0]).seed(7).keep_x0(&(0..50).collect::<Vec<_>>()).run().unwrap();
+    let frames: Vec<_> = picture.clean.iter().map(|(_, image)| image.clone()).collect();
+    let stages: Vec<_> = store.stages().iter().map(|(s, _)| store.step(*s).unwrap()).collect();
+    let latent = words.of(classes[0].name()).unwrap()[0];
+    let scrubber = Scrubber::new((0..50).map(|s| format!("step {s} · t = {:.2}", 1.0 - s as f64 / 49.0)))
+        .pictures("expected picture", &frames)
+        .title(&captions[0])
+        .note("scene-unet, posterior mean after each step, seed 7");
+    scrubber.save(folder.join("scrubber.html")).unwrap();
+    let maps: Vec<Vec<f32>> = stages.iter().map(|s| sae.encode(&s.item(0).unwrap()).unwrap().map(latent, 0)).collect();
+    let heat = Scrubber::new(store.stages().iter().map(|(_, t)| format!("t = {t:.2}")))
+        .heat_over("latent over the picture", (8, 8), &maps, vec![&renders[0]; 5])
+        .heat("latent", (8, 8), &maps)
+        .title("One latent over time");
+    heat.save(folder.join("heat.html")).unwrap();
+    let truths: Vec<_> = scenes.iter().zip(&renders).map(|(s, r)| truth::masks(s, r, &Vocabulary::ALL)).collect();
+    let labels = Dictionary::build(&sae, &half, &truths).unwrap();
+    println!("{}", Effect::of(&sae, &half, &truths).unwrap().frame().unwrap());
+    let survey = Survey::new().build(&sae, &half, &stages).unwrap();
+    let page = Explorer::new(&survey).dictionary(&labels).prompts(&captions).pictures(|i| store.image(i));
+    page.title("scene-unet, middle block, t = 0.5").save(folder.join("explorer.html")).unwrap();
+}

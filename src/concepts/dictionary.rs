@@ -194,6 +194,27 @@ impl Dictionary {
         )?)
     }
 
+    /// Writes the rows of [`table`](Self::table) as comma-separated values; the file appears when it is complete.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn save_csv(&self, path: impl AsRef<Path>) -> Result<()> {
+        use polars::prelude::{CsvWriter, SerWriter};
+        let path = path.as_ref();
+        let mut bytes = Vec::new();
+        CsvWriter::new(&mut bytes).finish(&mut self.table()?)?;
+        let part = path.with_extension("part");
+        std::fs::write(&part, bytes).map_err(Error::file(&part))?;
+        std::fs::rename(&part, path).map_err(Error::file(path))
+    }
+
+    /// Share of the live latents that have a label, with Wilson's 95 % interval.
+    #[must_use]
+    pub fn coverage(&self) -> crate::measure::Interval {
+        let live = self.concepts.iter().filter(|c| c.items > 0 && !c.labels.is_empty()).count();
+        crate::measure::interval::wilson(live, self.live())
+    }
+
     /// Writes it as JSON; the file appears when it is complete.
     ///
     /// # Errors

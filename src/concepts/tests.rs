@@ -247,7 +247,12 @@ fn a_dictionary_is_asked_by_word_and_kept_as_a_file() {
     assert_eq!(table.height(), d.concepts.iter().map(|c| c.labels.len()).sum::<usize>());
     assert_eq!(d.words().iter().find(|(l, _)| l.word == "tree").unwrap().1, trees.len());
 
+    assert_eq!((d.coverage().value, d.coverage().n), (d.labelled() as f64 / d.live() as f64, d.live()));
+
     let folder = tempfile::tempdir().unwrap();
+    d.save_csv(folder.path().join("labels.csv")).unwrap();
+    let rows = std::fs::read_to_string(folder.path().join("labels.csv")).unwrap();
+    assert!(rows.starts_with("latent,word,vocabulary,hits,mean_iou") && rows.lines().count() == table.height() + 1);
     let path = folder.path().join("dictionary.json");
     d.save(&path).unwrap();
     assert!(Dictionary::load(&path).unwrap() == d);

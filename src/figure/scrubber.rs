@@ -292,7 +292,7 @@ impl Scrubber {
 }
 
 /// JSON inside a script: no tag can end it.
-fn script_json(data: &Value) -> String {
+pub(crate) fn script_json(data: &Value) -> String {
     data.to_string().replace('<', "\\u003c").replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029")
 }
 

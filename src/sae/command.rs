@@ -78,6 +78,32 @@ impl Config {
     }
 }
 
+/// The activations that an SAE's configuration names, and the store that they come from.
+pub(crate) struct Source {
+    pub(crate) activations: Activations,
+    store: Option<PathBuf>,
+    config: PathBuf,
+}
+
+impl Source {
+    /// The whole store, with its pictures.
+    pub(crate) fn store(&self) -> Result<Store> {
+        match &self.store {
+            Some(folder) => Store::open(folder),
+            None => {
+                Err(Error::format(&self.config, "activations come from a file, which holds no pictures: give a store"))
+            }
+        }
+    }
+}
+
+/// What `config` names, or else the configuration beside the SAE.
+pub(crate) fn source(sae: &Path, config: Option<&Path>) -> Result<Source> {
+    let config = config.map_or_else(|| sae.join(CONFIG), Path::to_path_buf);
+    let origin = Config::read(&config)?.activations;
+    Ok(Source { activations: origin.open()?, store: origin.store, config })
+}
+
 impl Origin {
     fn open(&self) -> Result<Activations> {
         match (&self.store, &self.file) {
