@@ -3,12 +3,12 @@
 //! From a small strength on, β doubles until the pictures break or the effect saturates; then both ends of the useful
 //! range are bisected (in log β). Beside the edit stands a random direction of equal norm, at every β.
 //!
-//! * **Effect**: the share of pictures in which the edit did what it was for, s(β). The range begins where
-//!   s(β) − s(0) reaches half of its greatest value among unbroken pictures.
+//! * **Effect**: the share of pictures in which the edit did what it was for, s(β). With β₀ the weakest strength tried,
+//!   the range begins where s(β) − s(β₀) reaches half of its greatest value among unbroken pictures.
 //! * **Broken**: a picture p whose mean absolute difference to its unedited self exceeds `breaks` times the mean
 //!   difference of two unedited pictures: it is further from what it was than another picture is. The range ends where
 //!   half of the pictures are broken, or the generation leaves the finite numbers.
-//! * **Saturated**: s(β) ≥ 0.95, or two doublings in a row gain nothing over an s(β) above s(0).
+//! * **Saturated**: s(β) ≥ 0.95, or two doublings in a row gain nothing over an s(β) above s(β₀).
 //!
 //! The paper shows strengths that its authors chose; these rules are this library's.
 
