@@ -8,6 +8,7 @@ pub mod diffusion;
 pub mod embedded;
 pub mod error;
 pub mod figure;
+mod html;
 pub mod intervene;
 pub mod kernels;
 pub mod lab;

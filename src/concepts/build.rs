@@ -96,13 +96,7 @@ impl Labelling {
     /// When there are not as many lists of masks as items, the SAE is of another width, or an activation cannot be read.
     pub fn build(&self, sae: &Sae, activations: &Activations, masks: &[Vec<LabelledMask>]) -> Result<Dictionary> {
         let items = activations.len();
-        if masks.len() != items {
-            return Err(Error::Shape {
-                what: "lists of masks".into(),
-                found: vec![masks.len()],
-                expected: vec![items],
-            });
-        }
+        one_list_each(masks.len(), items)?;
         let mut source: Vec<usize> = (0..items).collect();
         if let Some(seed) = self.shuffled {
             let order = stream(seed, "shuffled masks", items as u64).permutation(items);
@@ -167,6 +161,14 @@ impl Maps {
         let offsets = &codes.offsets[first..=first + codes.tokens_per_item];
         Self::new(codes.latents, offsets, &codes.index, &codes.value)
     }
+}
+
+/// Refuses masks that are not one list for every item.
+pub(super) fn one_list_each(lists: usize, items: usize) -> Result<()> {
+    if lists == items {
+        return Ok(());
+    }
+    Err(Error::Shape { what: "lists of masks".into(), found: vec![lists], expected: vec![items] })
 }
 
 /// Encodes item by item.

@@ -5,7 +5,7 @@
 //! count, with which weight, and the threshold are not in the paper; the threshold is to be chosen on one set of pictures
 //! ([`Predictions::best_threshold`]) and used on another.
 
-use super::build::each_item;
+use super::build::{each_item, one_list_each};
 use super::embedding::Embedding;
 use super::label::{Label, LabelledMask};
 use super::maps::Maps;
@@ -199,10 +199,7 @@ impl Composition {
     /// # Errors
     /// When there are not as many lists of masks as items, a label has no word vector, or an activation cannot be read.
     pub fn predict(&self, sae: &Sae, activations: &Activations, masks: &[Vec<LabelledMask>]) -> Result<Predictions> {
-        if masks.len() != activations.len() {
-            let (found, expected) = (vec![masks.len()], vec![activations.len()]);
-            return Err(Error::Shape { what: "lists of masks".into(), found, expected });
-        }
+        one_list_each(masks.len(), activations.len())?;
         let (height, width) = activations.grid();
         let mut predictions = Predictions { all: Vec::new(), lost: 0 };
         each_item(sae, activations, "composition", |item, maps| {

@@ -4,7 +4,7 @@
 //! sparse latent does, so that its IoU with such a mask says little. What tells a style is how much of a latent a
 //! picture holds: γ, the mean of its map over all places (Emergence, section 4.1).
 
-use super::build::each_item;
+use super::build::{each_item, one_list_each};
 use super::label::{Label, LabelledMask};
 use crate::activations::Activations;
 use crate::error::{Error, Result};
@@ -76,9 +76,7 @@ impl Contrast {
 
     fn of_sets(sae: &Sae, activations: &Activations, sets: &[BTreeSet<&Label>]) -> Result<Self> {
         let items = activations.len();
-        if sets.len() != items {
-            return Err(Error::Shape { what: "lists of masks".into(), found: vec![sets.len()], expected: vec![items] });
-        }
+        one_list_each(sets.len(), items)?;
         let mut counts: BTreeMap<&Label, usize> = BTreeMap::new();
         sets.iter().flatten().for_each(|&label| *counts.entry(label).or_default() += 1);
         counts.retain(|_, n| *n < items);

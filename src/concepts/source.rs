@@ -9,7 +9,6 @@ use crate::measure::annotate::Annotator;
 use crate::progress::Progress;
 use crate::scene::{Scene, Split};
 use clap::ValueEnum;
-use image::RgbImage;
 
 /// Pictures that are annotated at once.
 const PASS: usize = 32;
@@ -35,7 +34,7 @@ impl Masks {
     pub fn of(self, store: &Store, vocabularies: &[Vocabulary]) -> Result<Vec<Vec<LabelledMask>>> {
         let n = store.items().len();
         let split = match self {
-            Masks::Annotator => return annotated(store, vocabularies),
+            Masks::Annotator => return annotated(store, &SceneAnnotator::open()?, vocabularies),
             Masks::SceneTrain => Split::Train,
             Masks::SceneValidation => Split::Validation,
             Masks::SceneTest => Split::Test,
@@ -59,13 +58,20 @@ impl Masks {
     }
 }
 
-fn annotated(store: &Store, vocabularies: &[Vocabulary]) -> Result<Vec<Vec<LabelledMask>>> {
-    let annotator = SceneAnnotator::open()?;
+/// What `annotator` finds in the pictures of a store: one list of masks a picture.
+///
+/// # Errors
+/// A picture that cannot be read or judged.
+pub fn annotated(
+    store: &Store,
+    annotator: &dyn Annotator,
+    vocabularies: &[Vocabulary],
+) -> Result<Vec<Vec<LabelledMask>>> {
     let n = store.items().len();
     let mut progress = Progress::new("annotating", n);
     let mut all = Vec::with_capacity(n);
     for first in (0..n).step_by(PASS) {
-        let images: Vec<RgbImage> = (first..(first + PASS).min(n)).map(|i| store.image(i)).collect::<Result<_>>()?;
+        let images = store.images(first..(first + PASS).min(n))?;
         all.extend(annotator.annotate(&images)?.iter().map(|a| a.masks(vocabularies)));
         progress.at(all.len(), "");
     }

@@ -5,8 +5,9 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use image::RgbImage;
 
 use super::axis::{number, short};
-use super::render::{escape, png};
+use super::render::png;
 use crate::error::Result;
+use crate::html::escape;
 
 /// Height of a small picture in CSS pixels.
 const PICTURE: u32 = 64;

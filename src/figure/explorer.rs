@@ -15,11 +15,11 @@ use image::imageops::{FilterType, replace, resize};
 use image::{ExtendedColorType, RgbImage};
 use serde_json::json;
 
-use super::render::{self, escape};
-use super::scrubber::script_json;
+use super::render;
 use crate::concepts::survey::BINS;
 use crate::concepts::{Dictionary, SurveyResult};
 use crate::error::{Error, Result};
+use crate::html::{display, escape, script_json};
 
 /// Side of a small picture in pixels.
 const SIDE: u32 = 64;
@@ -189,7 +189,7 @@ impl<'a> Explorer<'a> {
             "max": s.latents.iter().map(|l| round(f64::from(l.firing.max))).collect::<Vec<_>>(),
             "emergence": (0..n).map(emergence).collect::<Result<Vec<_>>>()?,
         });
-        Ok(self.document(&script_json(&data), &script_json(&json!(sheets)), &records))
+        Ok(self.document(&script_json(&data.to_string()), &script_json(&json!(sheets).to_string()), &records))
     }
 
     fn document(&self, data: &str, sheets: &str, records: &str) -> String {
@@ -237,7 +237,7 @@ impl<'a> Explorer<'a> {
                 render::problem(&e)
             }
         };
-        render::display(&html);
+        display(&html);
     }
 
     /// The place of every top picture, and the sheets that hold them as data URIs.

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::Figure;
 use super::render;
 use crate::error::{Error, Result};
+use crate::html::escape;
 
 /// A page of headings, texts, figures and tables.
 ///
@@ -32,7 +33,7 @@ impl Page {
     /// Adds a heading.
     #[must_use]
     pub fn heading(mut self, text: impl ToString) -> Self {
-        let text = render::escape(&text.to_string());
+        let text = escape(&text.to_string());
         self.parts.push(format!("<h3 style=\"color:#222;margin:14px 0 6px 0\">{text}</h3>"));
         self
     }
@@ -40,7 +41,7 @@ impl Page {
     /// Adds a paragraph.
     #[must_use]
     pub fn text(mut self, text: impl ToString) -> Self {
-        let text = render::escape(&text.to_string());
+        let text = escape(&text.to_string());
         self.parts.push(format!("<p style=\"color:#222;margin:6px 0\">{text}</p>"));
         self
     }
@@ -73,10 +74,7 @@ impl Page {
     pub fn to_html(&self) -> String {
         let mut out = String::from("<div style=\"background:#fff;color:#222;padding:8px 12px\">\n");
         if !self.title.is_empty() {
-            out.push_str(&format!(
-                "<h2 style=\"color:#222;margin:4px 0 8px 0\">{}</h2>\n",
-                render::escape(&self.title)
-            ));
+            out.push_str(&format!("<h2 style=\"color:#222;margin:4px 0 8px 0\">{}</h2>\n", escape(&self.title)));
         }
         out.push_str(&self.parts.join("\n"));
         out.push_str("\n</div>");
@@ -117,10 +115,7 @@ impl Page {
 
     /// Shows the page in a notebook cell.
     pub fn evcxr_display(&self) {
-        if let Err(e) = self.check() {
-            eprintln!("figure: {e}");
-        }
-        render::display(&self.to_html());
+        render::show(self);
     }
 
     fn note(&mut self, figure: &dyn Figure) {

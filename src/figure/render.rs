@@ -5,8 +5,10 @@ use std::path::Path;
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::{ExtendedColorType, ImageEncoder, RgbImage};
 
+use super::Figure;
 use super::canvas::Canvas;
 use crate::error::{Error, Result};
+use crate::html::{display, escape};
 
 /// `image` as a small PNG file.
 pub(crate) fn png(image: &RgbImage) -> Result<Vec<u8>> {
@@ -15,22 +17,6 @@ pub(crate) fn png(image: &RgbImage) -> Result<Vec<u8>> {
         .write_image(image.as_raw(), image.width(), image.height(), ExtendedColorType::Rgb8)
         .map_err(|e| Error::invalid(format!("figure: PNG encoding failed: {e}")))?;
     Ok(bytes)
-}
-
-/// `text` with the five characters of HTML that need it escaped.
-pub(crate) fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            c => out.push(c),
-        }
-    }
-    out
 }
 
 /// An `<img>` of the canvas. A picture by data URI stays visible in a notebook that is not trusted, where Jupyter
@@ -70,9 +56,12 @@ pub(crate) fn problem(error: &Error) -> String {
     )
 }
 
-/// Prints `html` so that a notebook shows it. One output in all: a cell keeps one per MIME type.
-pub(crate) fn display(html: &str) {
-    println!("EVCXR_BEGIN_CONTENT text/html\n{html}\nEVCXR_END_CONTENT");
+/// Shows a figure in a notebook cell; one that cannot be drawn says so there and on standard error.
+pub(crate) fn show(figure: &dyn Figure) {
+    if let Err(e) = figure.check() {
+        eprintln!("figure: {e}");
+    }
+    display(&figure.to_html());
 }
 
 /// A whole HTML document around `body`.
@@ -163,10 +152,7 @@ macro_rules! shows_itself {
             /// Shows the figure in a notebook cell; a figure that cannot be drawn says so there and on standard
             /// error.
             pub fn evcxr_display(&self) {
-                if let Err(e) = self.canvas() {
-                    eprintln!("figure: {e}");
-                }
-                $crate::figure::render::display(&self.to_html());
+                $crate::figure::render::show(self);
             }
         }
 

@@ -15,8 +15,9 @@ use super::axis::short;
 use super::blend::Style;
 use super::colour::{Colours, Rgb, mix, series_colour};
 use super::input::{AsImage, texts};
-use super::render::{self, escape, png};
+use super::render::{self, png};
 use crate::error::{Error, Result};
+use crate::html::{escape, script_json};
 use crate::random::fnv1a;
 
 /// Width of a panel in CSS pixels.
@@ -219,10 +220,7 @@ impl Scrubber {
 
     /// Shows it in a notebook cell.
     pub fn evcxr_display(&self) {
-        if let Err(e) = self.check() {
-            eprintln!("figure: {e}");
-        }
-        render::display(&self.to_html());
+        render::show(self);
     }
 
     fn object(&mut self, problem: String) {
@@ -285,15 +283,10 @@ impl Scrubber {
             let note = escape(&self.note);
             out.push_str(&format!("<div style=\"color:#6e6e6e;font-size:12px;margin-top:5px\">{note}</div>"));
         }
-        let script = include_str!("scrubber.js").replace("/*DATA*/null", &script_json(&data));
+        let script = include_str!("scrubber.js").replace("/*DATA*/null", &script_json(&data.to_string()));
         out.push_str(&format!("</div>\n<script>\n{script}</script>"));
         Ok(out)
     }
-}
-
-/// JSON inside a script: no tag can end it.
-pub(crate) fn script_json(data: &Value) -> String {
-    data.to_string().replace('<', "\\u003c").replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029")
 }
 
 fn uri(image: &RgbImage) -> Result<String> {

@@ -76,7 +76,7 @@ impl Swept {
 
     /// Shows both in a notebook cell.
     pub fn evcxr_display(&self) {
-        super::render::display(&self.to_html());
+        crate::html::display(&self.to_html());
     }
 }
 

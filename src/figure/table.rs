@@ -234,10 +234,7 @@ impl Table {
 
     /// Shows the table in a notebook cell.
     pub fn evcxr_display(&self) {
-        if let Err(e) = self.check() {
-            eprintln!("figure: {e}");
-        }
-        render::display(&self.to_html());
+        render::show(self);
     }
 
     fn object(&mut self, problem: String) {

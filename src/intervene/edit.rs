@@ -165,7 +165,6 @@ impl Common {
     pub fn or_control(&self, v: Vec<f64>) -> Vec<f64> {
         let Some(seed) = self.control else { return v };
         let random = stream(seed, "control direction", v.len() as u64).normals(v.len());
-        let length = |v: &[f64]| v.iter().map(|x| x * x).sum::<f64>().sqrt();
         let random: Vec<f64> = random.into_iter().map(f64::from).collect();
         let scale = length(&v) / length(&random).max(f64::MIN_POSITIVE);
         random.into_iter().map(|r| r * scale).collect()
@@ -230,6 +229,11 @@ fn add(sum: &mut [f64], v: &[f32], scale: f64) {
     for (s, &v) in sum.iter_mut().zip(v) {
         *s += scale * f64::from(v);
     }
+}
+
+/// ‖v‖ of a direction.
+pub(crate) fn length(v: &[f64]) -> f64 {
+    v.iter().map(|x| x * x).sum::<f64>().sqrt()
 }
 
 pub(crate) fn norm(v: &[f32]) -> f64 {

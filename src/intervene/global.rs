@@ -2,7 +2,7 @@
 //!
 //! Δ′\[i,j\] = Δ\[i,j\] + βᵢⱼ Σ_c f_c for all i, j.
 
-use super::edit::{Common, edit, shift};
+use super::edit::{Common, edit, length, shift};
 use super::space::Space;
 use super::strength::Strength;
 use crate::diffusion::hook::Visit;
@@ -61,7 +61,7 @@ impl Global {
     fn change(&self, visit: &Visit<'_>, activation: &Tensor) -> Result<Option<Tensor>> {
         let common = &self.common;
         let direction = common.direction();
-        let length = direction.iter().map(|v| v * v).sum::<f64>().sqrt();
+        let length = length(&direction);
         common.edit(visit, activation, common.strength.needs_code(), &|item| {
             let beta = common.strength.per_token(&item.code_norms(), &item.norms(), length);
             for (row, beta) in item.rows.chunks_exact_mut(item.width).zip(beta) {

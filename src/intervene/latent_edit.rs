@@ -7,7 +7,7 @@
 //! [`LatentEdit::most`] limits.
 
 use super::change::{Change, Code, ErrorTerm, Norm, difference, renormalised};
-use super::edit::{Common, Item, add_parts, edit, norm, shift};
+use super::edit::{Common, Item, add_parts, edit, length, norm, shift};
 use super::mean_code::MeanCode;
 use super::region::Region;
 use super::space::Space;
@@ -198,7 +198,7 @@ impl LatentEdit {
                 continue;
             }
             let push = common.or_control(add_parts(common.space.as_ref(), &change));
-            let length = push.iter().map(|v| v * v).sum::<f64>().sqrt();
+            let length = length(&push);
             pushes.push((token, push, length));
         }
         if let Some(most) = self.most {

@@ -5,7 +5,7 @@
 //! * inside S: Δ′\[i,j\] = Δ\[i,j\] + βᵢⱼ Σ_c f_c
 //! * outside: Δ′\[i,j\] = Δ\[i,j\] − Σ_c z_c\[i,j\] f_c
 
-use super::edit::{Common, edit, shift};
+use super::edit::{Common, edit, length, shift};
 use super::region::Region;
 use super::space::Space;
 use super::strength::Strength;
@@ -88,7 +88,7 @@ impl Spatial {
         let common = &self.common;
         let cells = self.region.on_grid(visit.grid)?;
         let direction = common.direction();
-        let length = direction.iter().map(|v| v * v).sum::<f64>().sqrt();
+        let length = length(&direction);
         let removes_code = matches!(self.removal, Removal::Activation | Removal::Scaled(_));
         common.edit(visit, activation, common.strength.needs_code() || removes_code, &|item| {
             let beta = common.strength.per_token(&item.code_norms(), &item.norms(), length);

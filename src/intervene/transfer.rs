@@ -13,7 +13,7 @@
 //! The protocol does not say with which weights features are added and subtracted; here the added ones get the target's
 //! mean, and [`Removal`] says what is subtracted.
 
-use super::edit::{Common, add_parts, edit, shift};
+use super::edit::{Common, add_parts, edit, length, shift};
 use super::mean_code::MeanCode;
 use super::region::Region;
 use super::spatial::Removal;
@@ -156,7 +156,7 @@ impl Transfer {
         let cells = self.region.on_grid(visit.grid)?;
         let space = common.space.as_ref();
         let added = common.direction();
-        let length = added.iter().map(|v| v * v).sum::<f64>().sqrt();
+        let length = length(&added);
         let mean: Vec<f64> = add_parts(space, &self.from);
         common.edit(visit, activation, true, &|item| {
             let beta = common.strength.per_token(&item.code_norms(), &item.norms(), length);

@@ -5,7 +5,7 @@
 //! random direction of equal norm.
 
 use super::annotate::Annotator;
-use super::generate::{Generate, pictures};
+use super::generate::{Generate, Remembering, pictures};
 use super::interval::{Interval, wilson};
 use super::segmentation::{Point, centre_of_mass};
 use crate::diffusion::hook::Hook;
@@ -92,21 +92,16 @@ impl SpatialSuccess {
         let total = trials.iter().map(|t| t.seeds.len()).sum();
         let mut progress = Progress::new("spatial edits", total);
         let mut outcomes: Vec<Outcome> = Vec::with_capacity(total);
-        // The unedited pictures depend on prompt and seeds only, which quadrants share.
-        let mut unedited: Option<(String, Vec<u64>, Vec<RgbImage>)> = None;
+        let mut model = Remembering::new(model); // quadrants share their unedited pictures
         for (number, trial) in trials.iter().enumerate() {
             let prompts = vec![trial.prompt.clone(); trial.seeds.len()];
-            let mut make = |hooks: Vec<Box<dyn Hook>>| pictures(model, &prompts, &trial.seeds, hooks);
-            let before = match &unedited {
-                Some((p, s, images)) if *p == trial.prompt && *s == trial.seeds => images.clone(),
-                _ => make(Vec::new())?,
-            };
+            let mut make = |hooks: Vec<Box<dyn Hook>>| pictures(&mut model, &prompts, &trial.seeds, hooks);
+            let before = make(Vec::new())?;
             let edit = edit(trial)?.region(trial.quadrant);
             let after = make(vec![Box::new(edit.clone())])?;
             let control = make(vec![Box::new(edit.control(number as u64))])?;
             let places = |images: &[RgbImage]| places(annotator, images, trial.class);
             let (at_before, at_after, at_control) = (places(&before)?, places(&after)?, places(&control)?);
-            unedited = Some((trial.prompt.clone(), trial.seeds.clone(), before.clone()));
             for (i, ((before, after), control)) in before.into_iter().zip(after).zip(control).enumerate() {
                 outcomes.push(Outcome {
                     class: trial.class,

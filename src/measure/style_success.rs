@@ -5,7 +5,7 @@
 //! stand the unedited pictures and a random direction of equal norm.
 
 use super::annotate::Annotator;
-use super::generate::{Generate, pictures};
+use super::generate::{Generate, Remembering, pictures};
 use super::image::mean_absolute;
 use super::interval::{Interval, mean, wilson};
 use crate::diffusion::hook::Hook;
@@ -63,22 +63,17 @@ impl StyleSuccess {
         let total = trials.iter().map(|t| t.prompts.len()).sum();
         let mut progress = Progress::new("global edits", total);
         let mut outcomes: Vec<StyleOutcome> = Vec::with_capacity(total);
-        // The unedited pictures depend on prompts and seeds only, which styles share.
-        let mut unedited: Option<(&StyleTrial, Vec<RgbImage>)> = None;
+        let mut model = Remembering::new(model); // styles share their unedited pictures
         for (number, trial) in trials.iter().enumerate() {
-            let mut make = |hooks: Vec<Box<dyn Hook>>| pictures(model, &trial.prompts, &trial.seeds, hooks);
+            let mut make = |hooks: Vec<Box<dyn Hook>>| pictures(&mut model, &trial.prompts, &trial.seeds, hooks);
             let edits = edits(trial)?;
             let hooks = |edits: Vec<Global>| edits.into_iter().map(|e| Box::new(e) as Box<dyn Hook>).collect();
-            let before = match &unedited {
-                Some((t, images)) if t.prompts == trial.prompts && t.seeds == trial.seeds => images.clone(),
-                _ => make(Vec::new())?,
-            };
+            let before = make(Vec::new())?;
             let control = make(hooks(edits.iter().cloned().map(|e| e.control(number as u64)).collect()))?;
             let after = make(hooks(edits))?;
             let styles = |images: &[RgbImage]| -> Result<Vec<Option<Style>>> {
                 Ok(annotator.annotate(images)?.iter().map(|a| a.style).collect())
             };
-            unedited = Some((trial, before.clone()));
             let found = [styles(&before)?, styles(&after)?, styles(&control)?];
             for (i, ((before, after), control)) in before.into_iter().zip(after).zip(control).enumerate() {
                 outcomes.push(StyleOutcome {

@@ -13,16 +13,14 @@
 //! The paper shows strengths that its authors chose; these rules are this library's.
 
 use super::annotate::Annotator;
-use super::generate::Generate;
+use super::generate::{Generate, Remembering};
 use super::image::mean_absolute;
 use super::interval::{Interval, mean, wilson};
 use super::spatial_success::{SpatialSuccess, Trial};
 use super::style_success::{StyleSuccess, StyleTrial};
-use crate::diffusion::hook::Hook;
 use crate::error::{Error, Result};
 use crate::intervene::{Global, Spatial, Strength};
 use image::RgbImage;
-use std::collections::HashMap;
 
 /// From this share of successes on, more strength can only break pictures.
 const SATURATED: f64 = 0.95;
@@ -141,7 +139,7 @@ impl BetaSweep {
         trials: &[Trial],
         edit: &dyn Fn(&Trial) -> Result<Spatial>,
     ) -> Result<Swept> {
-        let mut model = Remembering::new(model);
+        let mut model = Remembering::new(model); // strengths share their unedited pictures
         let n = trials.iter().map(|t| t.seeds.len()).sum();
         let mut unedited = wilson(0, 0);
         let swept = self.run(&mut |beta| {
@@ -167,7 +165,7 @@ impl BetaSweep {
         trials: &[StyleTrial],
         edits: &dyn Fn(&StyleTrial) -> Result<Vec<Global>>,
     ) -> Result<Swept> {
-        let mut model = Remembering::new(model);
+        let mut model = Remembering::new(model); // strengths share their unedited pictures
         let n = trials.iter().map(|t| t.prompts.len()).sum();
         let mut unedited = wilson(0, 0);
         let swept = self.run(&mut |beta| {
@@ -352,33 +350,6 @@ fn apart<'a>(pictures: impl Iterator<Item = &'a RgbImage>) -> Result<f64> {
         )));
     }
     Ok(sum / f64::from(pairs))
-}
-
-/// A model that makes the unedited pictures once.
-struct Remembering<'a> {
-    model: &'a mut dyn Generate,
-    unedited: HashMap<(Vec<String>, Vec<u64>), Vec<RgbImage>>,
-}
-
-impl<'a> Remembering<'a> {
-    fn new(model: &'a mut dyn Generate) -> Self {
-        Self { model, unedited: HashMap::new() }
-    }
-}
-
-impl Generate for Remembering<'_> {
-    fn generate(&mut self, prompts: &[String], seeds: &[u64], hooks: Vec<Box<dyn Hook>>) -> Result<Vec<RgbImage>> {
-        if !hooks.is_empty() {
-            return self.model.generate(prompts, seeds, hooks);
-        }
-        let key = (prompts.to_vec(), seeds.to_vec());
-        if let Some(known) = self.unedited.get(&key) {
-            return Ok(known.clone());
-        }
-        let made = self.model.generate(prompts, seeds, hooks)?;
-        self.unedited.insert(key, made.clone());
-        Ok(made)
-    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 use super::*;
-use crate::diffusion::hook::{Half, Kind, Site, Visit};
+use crate::diffusion::hook::{Half, Hook, Kind, Site, Visit};
 use crate::measure::annotate::Exact;
 use crate::measure::generate::ByFunction;
 use crate::sae::Sae;

@@ -1,6 +1,7 @@
 //! What training returns: the SAE, how it got there and how good it is.
 
 use super::{Options, Quality, Sae};
+use crate::html::display;
 use std::fmt::Write;
 use std::ops::Deref;
 
@@ -115,5 +116,5 @@ pub(crate) fn show_table(columns: &[(&str, &Quality)]) {
         html.push_str("</tr>");
     }
     html.push_str("</table>");
-    println!("EVCXR_BEGIN_CONTENT text/html\n{html}\nEVCXR_END_CONTENT");
+    display(&html);
 }

@@ -3,6 +3,9 @@
 use crate::activations::shard::atomically;
 use crate::error::{Error, Result};
 use safetensors::{Dtype, SafeTensors, View};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -54,6 +57,17 @@ pub(crate) fn write<S: AsRef<str>>(
     atomically(path, |out| out.write_all(&file))
 }
 
+/// Writes `arrays` with `facts` under `key` in the header; [`Arrays::facts`] reads them back.
+pub(crate) fn write_with<S: AsRef<str>>(
+    path: &Path,
+    arrays: &[(S, Array)],
+    key: &str,
+    facts: &impl Serialize,
+) -> Result<()> {
+    let text = serde_json::to_string(facts).map_err(|e| Error::format(path, e))?;
+    write(path, arrays, Some(HashMap::from([(key.to_string(), text)])))
+}
+
 /// The arrays of a file.
 pub(crate) struct Arrays {
     path: PathBuf,
@@ -82,6 +96,16 @@ impl Arrays {
         let (_, header) = SafeTensors::read_metadata(&self.bytes).map_err(|e| Error::format(&self.path, e))?;
         let found = header.metadata().as_ref().and_then(|m| m.get(key)).cloned();
         found.ok_or_else(|| Error::format(&self.path, format!("no {key:?} in its header")))
+    }
+
+    /// The facts of an SAE stored under `key`, whose `format` must be this one.
+    pub(crate) fn facts<F: DeserializeOwned>(&self, key: &str, format: u32) -> Result<F> {
+        let facts: Value = serde_json::from_str(&self.fact(key)?).map_err(|e| Error::format(&self.path, e))?;
+        if facts["format"] != format {
+            let problem = format!("an SAE of format {}, this version reads format {format}", facts["format"]);
+            return Err(Error::format(&self.path, problem));
+        }
+        serde_json::from_value(facts).map_err(|e| Error::format(&self.path, format!("its header: {e}")))
     }
 
     /// The floats named `name` (of 16, 32 or 64 bits), which must have `shape`.

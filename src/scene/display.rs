@@ -2,6 +2,7 @@
 
 use super::render::Render;
 use super::sample::Scene;
+use crate::html::{display, escape};
 use base64::Engine;
 use std::io::Cursor;
 
@@ -33,9 +34,9 @@ impl Scene {
 
 fn show(render: &Render, caption: &str) {
     let data = base64::engine::general_purpose::STANDARD.encode(render.png());
-    println!(
-        "EVCXR_BEGIN_CONTENT text/html\n<figure style=\"margin:0\"><img width={SHOWN} \
-         style=\"image-rendering:pixelated\" src=\"data:image/png;base64,{data}\">\
-         <figcaption>{caption}</figcaption></figure>\nEVCXR_END_CONTENT"
-    );
+    display(&format!(
+        "<figure style=\"margin:0\"><img width={SHOWN} style=\"image-rendering:pixelated\" \
+         src=\"data:image/png;base64,{data}\"><figcaption>{}</figcaption></figure>",
+        escape(caption)
+    ));
 }

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::figure::Table;
+use crate::html::{display, script_json};
 use crate::measure::Interval;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -132,8 +133,7 @@ impl Claims {
     /// Whatever the table refuses.
     pub fn to_html(&self) -> Result<String> {
         let json = serde_json::to_string(self).map_err(|e| Error::invalid(format!("claims: {e}")))?;
-        // `<` cannot end the script element early: in JSON text it may be written as an escape.
-        let json = json.replace('<', "\\u003c");
+        let json = script_json(&json);
         let table = self.table()?.to_html();
         Ok(format!("{table}<script type=\"application/json\" class=\"{MARK}\">{json}</script>"))
     }
@@ -148,7 +148,7 @@ impl Claims {
     /// What a notebook shows.
     pub fn evcxr_display(&self) {
         match self.to_html() {
-            Ok(html) => println!("EVCXR_BEGIN_CONTENT text/html\n{html}\nEVCXR_END_CONTENT"),
+            Ok(html) => display(&html),
             Err(e) => println!("{e}"),
         }
     }

@@ -2,21 +2,18 @@
 
 use super::scale::Scale;
 use crate::activations::{Capture, Store};
+use crate::concepts::source::annotated;
 use crate::concepts::{LabelledMask, Vocabulary};
 use crate::diffusion::hook::Half;
 use crate::diffusion::pipeline::Pipeline;
 use crate::error::{Error, Result};
 use crate::measure::annotate::Annotator;
-use crate::progress::Progress;
 use crate::sae::{TopK, Trained};
 use crate::scene::{Scene, Split};
 use std::path::{Path, PathBuf};
 
 /// The environment variable with a file of prompts, one a line, for [`Scale::Paper`].
 pub const PROMPTS: &str = "DENOSCOPE_PROMPTS";
-
-/// Pictures that are held in memory to be annotated.
-const ANNOTATED: usize = 64;
 
 /// A block that the paper looks at, and where it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -182,14 +179,7 @@ impl Emergence {
         annotator: &dyn Annotator,
         vocabularies: &[Vocabulary],
     ) -> Result<Vec<Vec<LabelledMask>>> {
-        let (total, mut masks) = (store.items().len(), Vec::new());
-        let mut progress = Progress::new("annotating", total);
-        while masks.len() < total {
-            let batch = store.images(masks.len()..(masks.len() + ANNOTATED).min(total))?;
-            masks.extend(annotator.annotate(&batch)?.iter().map(|a| a.masks(vocabularies)));
-            progress.at(masks.len(), "");
-        }
-        Ok(masks)
+        annotated(store, annotator, vocabularies)
     }
 
     /// The SAE of one block, half, stage and sparsity: trained the first time, read back afterwards.

@@ -83,7 +83,7 @@ impl Picture {
 
     /// Shows the picture with its prompt in a notebook cell.
     pub fn evcxr_display(&self) {
-        println!("EVCXR_BEGIN_CONTENT text/html\n{}\nEVCXR_END_CONTENT", self.html());
+        crate::html::display(&self.html());
     }
 
     /// The picture as an HTML figure.

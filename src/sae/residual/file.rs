@@ -17,8 +17,6 @@ use crate::sae::architecture::check_tensor;
 use crate::sae::part::Part;
 use crate::sae::tensors::{self, Array, Arrays};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -71,8 +69,7 @@ impl TrajectorySae {
             arrays.push(("maps".into(), Array::floats(&p.maps, &[p.steps - 1, p.d, p.d])));
         }
         arrays.extend(self.parts.iter().enumerate().flat_map(|(i, sae)| Part::arrays(i, sae)));
-        let text = serde_json::to_string(&facts).map_err(|e| Error::format(path, e))?;
-        tensors::write(path, &arrays, Some(HashMap::from([(FACTS.to_string(), text)])))
+        tensors::write_with(path, &arrays, FACTS, &facts)
     }
 
     /// Reads what [`save`](Self::save) wrote.
@@ -83,13 +80,7 @@ impl TrajectorySae {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let file = Arrays::read(path)?;
-        let facts: Value = serde_json::from_str(&file.fact(FACTS)?).map_err(|e| Error::format(path, e))?;
-        if facts["format"] != FORMAT {
-            let problem = format!("an SAE of format {}, this version reads format {FORMAT}", facts["format"]);
-            return Err(Error::format(path, problem));
-        }
-        let facts: Facts =
-            serde_json::from_value(facts).map_err(|e| Error::format(path, format!("its header: {e}")))?;
+        let facts: Facts = file.facts(FACTS, FORMAT)?;
         let (steps, d, predicts) = (facts.steps, facts.d, facts.prediction.predict);
         if steps < 2 {
             return Err(Error::format(path, format!("its header: {steps} steps, expected at least 2")));

@@ -7,8 +7,6 @@ use crate::error::{Error, Result};
 use crate::sae::part::Part;
 use crate::sae::tensors::{self, Array, Arrays};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use std::collections::HashMap;
 use std::path::Path;
 
 /// The file's name in the folder of a training.
@@ -42,8 +40,7 @@ impl TideSae {
         let mut arrays = Part::arrays(0, &self.sae);
         arrays.push(("modulation.scale".into(), Array::floats(&m.scale, &[m.t.len(), m.d])));
         arrays.push(("modulation.shift".into(), Array::floats(&m.shift, &[m.t.len(), m.d])));
-        let text = serde_json::to_string(&facts).map_err(|e| Error::format(path, e))?;
-        tensors::write(path, &arrays, Some(HashMap::from([(FACTS.to_string(), text)])))
+        tensors::write_with(path, &arrays, FACTS, &facts)
     }
 
     /// Reads what [`save`](Self::save) wrote.
@@ -53,13 +50,7 @@ impl TideSae {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let file = Arrays::read(path)?;
-        let facts: Value = serde_json::from_str(&file.fact(FACTS)?).map_err(|e| Error::format(path, e))?;
-        if facts["format"] != FORMAT {
-            let problem = format!("an SAE of format {}, this version reads format {FORMAT}", facts["format"]);
-            return Err(Error::format(path, problem));
-        }
-        let facts: Facts =
-            serde_json::from_value(facts).map_err(|e| Error::format(path, format!("its header: {e}")))?;
+        let facts: Facts = file.facts(FACTS, FORMAT)?;
         let mut expected = facts.dictionary.names(0).map_err(|e| Error::format(path, e))?;
         expected.extend(["modulation.scale", "modulation.shift"].map(String::from));
         file.expect(expected)?;
