@@ -2,6 +2,7 @@
 
 mod config;
 mod encoder;
+mod from_words;
 mod sentencepiece;
 mod tokenizer;
 mod unigram;

@@ -2,7 +2,7 @@
 
 use crate::embedded::evaluate::Evaluate;
 use crate::embedded::options::Options;
-use crate::embedded::{annotator, text, unet, vae, words};
+use crate::embedded::{annotator, dit, t5, text, unet, vae, words};
 use crate::error::{Error, Result};
 use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -42,10 +42,14 @@ pub enum Command {
 pub enum Stage {
     /// The autoencoder of pictures.
     Vae,
-    /// Tokenizer and text encoder.
+    /// Tokenizer and text encoder of the U-Net.
     Text,
-    /// The diffusion model.
+    /// The U-Net.
     Unet,
+    /// Tokenizer and text encoder of the diffusion transformer.
+    T5,
+    /// The diffusion transformer.
+    Dit,
     /// The autoencoder's decoder on its own, further.
     Decoder,
     /// The network that judges pictures.
@@ -60,7 +64,7 @@ pub struct Train {
     /// Only this stage; all of them in order otherwise.
     #[arg(long)]
     pub stage: Option<Stage>,
-    /// Folder in which `scene-unet/` and `annotator/` appear.
+    /// Folder in which `scene-unet/`, `scene-dit/` and `annotator/` appear.
     #[arg(long, default_value = "data")]
     pub out: PathBuf,
     /// Folder of checkpoints and logs.
@@ -84,7 +88,7 @@ pub struct Train {
     /// Channels of the U-Net's finer grid.
     #[arg(long, default_value_t = 64)]
     pub channels: usize,
-    /// Scenes that the U-Net learns from.
+    /// Scenes that a diffusion model learns from.
     #[arg(long)]
     pub scenes: Option<usize>,
 }
@@ -135,6 +139,8 @@ impl Train {
             Stage::Vae => vae::train(&options),
             Stage::Text => text::train(&options),
             Stage::Unet => unet::train(&options),
+            Stage::T5 => t5::train(&options),
+            Stage::Dit => dit::train(&options),
             Stage::Decoder => vae::train_decoder(&options),
             Stage::Annotator => annotator::train(&options),
             Stage::Words => words::train(&options),

@@ -40,13 +40,12 @@ impl Covers {
         Self((0..n).into_par_iter().map(of).collect())
     }
 
-    /// The objects that a caption of scene `i` names.
+    /// The objects that a caption of scene `i` names, whose first word is token `first`.
     #[must_use]
-    pub fn grounded(&self, i: usize, caption: &Caption) -> Vec<Grounded> {
+    pub fn grounded(&self, i: usize, caption: &Caption, first: usize) -> Vec<Grounded> {
         let object = |span: &crate::scene::Span| match span.topic {
-            // The start token comes before the first word.
             Topic::Object(o) => Some(Grounded {
-                tokens: span.words.start + 1..span.words.end + 1,
+                tokens: first + span.words.start..first + span.words.end,
                 cover: self.0[i][o].iter().map(|&b| f32::from(b) / 255.0).collect(),
             }),
             _ => None,
@@ -222,7 +221,7 @@ mod tests {
         for i in 0..3 {
             let scene = Scene::sample(Split::Train, i as u64);
             let caption = scene.full_caption();
-            let grounded = covers.grounded(i, &caption);
+            let grounded = covers.grounded(i, &caption, 1);
             assert_eq!(grounded.len(), scene.objects.len());
             for object in &grounded {
                 // The cell at the object's centre of mass is covered.

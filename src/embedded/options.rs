@@ -9,7 +9,7 @@ use std::path::PathBuf;
 /// Bounds and folders that every stage of the recipe shares.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Folder of the finished models: `scene-unet/` and `annotator/` appear in it.
+    /// Folder of the finished models: `scene-unet/`, `scene-dit/` and `annotator/` appear in it.
     pub out: PathBuf,
     /// Folder of checkpoints and logs, one below it for each stage.
     pub work: PathBuf,
@@ -25,7 +25,7 @@ pub struct Options {
     pub from: Option<PathBuf>,
     /// Channels of the U-Net's finer grid.
     pub channels: usize,
-    /// Scenes that the U-Net learns from, if other than the stage's own number.
+    /// Scenes that a diffusion model learns from, if other than the stage's own number.
     pub scenes: Option<usize>,
 }
 
@@ -73,6 +73,12 @@ impl Options {
     #[must_use]
     pub fn model(&self) -> PathBuf {
         self.out.join("scene-unet")
+    }
+
+    /// Folder of the text-to-image model with a transformer.
+    #[must_use]
+    pub fn transformer(&self) -> PathBuf {
+        self.out.join("scene-dit")
     }
 
     /// Folder of the annotator.

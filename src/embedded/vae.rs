@@ -8,7 +8,7 @@ use crate::diffusion::layers::composed;
 use crate::diffusion::open::Fields;
 use crate::diffusion::vae::{Vae, VaeConfig};
 use crate::diffusion::weights::Weights;
-use crate::embedded::files::write_json;
+use crate::embedded::files::{copy, write_json};
 use crate::embedded::options::Options;
 use crate::embedded::pictures::{Pictures, psnr};
 use crate::embedded::trainer::{Loss, Micro, Trainer};
@@ -152,7 +152,10 @@ pub fn train_decoder(options: &Options) -> Result<()> {
         |trainer| {
             let decibel = trainer.with_averages(|| quality(&vae, &unseen))?;
             eprintln!("decoder: {decibel:.2} dB on {UNSEEN} unseen pictures");
-            weights.save(&path, DType::F16, Some(&trainer.averages()?))
+            weights.save(&path, DType::F16, Some(&trainer.averages()?))?;
+            // The transformer has the same autoencoder.
+            let shared = options.transformer().join("vae/diffusion_pytorch_model.safetensors");
+            if shared.exists() { copy(&path, &shared) } else { Ok(()) }
         },
     )
 }

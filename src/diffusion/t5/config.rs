@@ -3,7 +3,7 @@
 use crate::diffusion::open::Fields;
 use crate::diffusion::text::Activation;
 use crate::error::{Error, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// The shape of a T5 encoder, as transformers' `T5Config` names it.
 #[derive(Debug, Clone, PartialEq)]
@@ -97,6 +97,36 @@ impl T5Config {
         Ok(config)
     }
 
+    /// The content of a `config.json` that transformers opens.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let act = json!(self.dense_act_fn);
+        let name = act.as_str().unwrap_or_default();
+        let feed_forward = match (self.is_gated_act, name) {
+            (true, "gelu_new") => "gated-gelu".to_string(),
+            (true, name) => format!("gated-{name}"),
+            (false, name) => name.to_string(),
+        };
+        json!({
+            "architectures": ["T5EncoderModel"],
+            "model_type": "t5",
+            "vocab_size": self.vocab_size,
+            "d_model": self.d_model,
+            "d_kv": self.d_kv,
+            "d_ff": self.d_ff,
+            "num_layers": self.num_layers,
+            "num_heads": self.num_heads,
+            "relative_attention_num_buckets": self.relative_attention_num_buckets,
+            "relative_attention_max_distance": self.relative_attention_max_distance,
+            "layer_norm_epsilon": self.layer_norm_epsilon,
+            "feed_forward_proj": feed_forward,
+            "is_encoder_decoder": false,
+            "pad_token_id": 0,
+            "eos_token_id": 1,
+            "torch_dtype": "float32",
+        })
+    }
+
     /// Half of the classes are for tokens before, half for tokens after; half of those stand for one distance each.
     pub(super) fn exact_distances(&self) -> usize {
         self.relative_attention_num_buckets / 2 / 2
@@ -172,6 +202,9 @@ mod tests {
         assert_eq!(read("{}").unwrap(), T5Config::default());
         let gated = read(r#"{"feed_forward_proj": "gated-silu", "hidden_size": 96}"#).unwrap();
         assert_eq!((gated.dense_act_fn, gated.is_gated_act, gated.d_model), (Activation::Silu, true, 96));
+        for config in [T5Config::default(), expected, gated] {
+            assert_eq!(read(&config.to_json().to_string()).unwrap(), config);
+        }
     }
 
     #[test]

@@ -85,7 +85,10 @@ impl T5Tokenizer {
             id.ok_or_else(|| Error::format(folder, format!("the vocabulary lacks the special token {token:?}")))
         };
         let (end, pad) = (find(&names[0])?, find(&names[1])?);
-        Ok(Self { model, end, pad, window: WINDOW })
+        // The pipelines ask for PixArt's window, whatever longest text a published tokenizer names; one that names less
+        // has read no longer ones.
+        let longest = config.get("model_max_length").and_then(Value::as_u64).map_or(WINDOW, |n| n as usize);
+        Ok(Self { model, end, pad, window: WINDOW.min(longest) })
     }
 
     /// Length of every encoded prompt, the end included.
