@@ -20,6 +20,7 @@ pub use crate::intervene::{
 };
 pub use crate::measure::annotate::{Annotation, Annotator};
 pub use crate::measure::generate::Settled;
+pub use crate::measure::interval;
 pub use crate::measure::{BetaSweep, Interval, SpatialSuccess, StyleSuccess, StyleTrial, Swept, TokenDose, Trial};
 pub use crate::random::stream;
 pub use crate::sae::{
@@ -29,4 +30,6 @@ pub use crate::sae::{
 pub use crate::scene::{
     Background, Caption, Class, Colour, Facts, Mask, Object, Part, Place, Render, Scene, Size, Split, Style,
 };
-pub use crate::study::{self, Claims, Emergence, Published, Scale, Verdict};
+pub use crate::study::{self, Claims, Composed, Emergence, Look, Parts, Published, Scale, Verdict};
+/// The pictures that come out of everything here; a notebook has to name the type to keep some in a variable.
+pub use image::RgbImage;

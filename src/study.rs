@@ -6,10 +6,12 @@
 
 pub mod claims;
 pub mod emergence;
+pub mod look;
 pub mod published;
 pub mod scale;
 
 pub use claims::{Claims, Verdict};
 pub use emergence::{Block, Emergence};
+pub use look::{Composed, Look, Parts, Seen};
 pub use published::Published;
 pub use scale::Scale;

@@ -4,6 +4,7 @@
 use super::dictionary::{Concept, Dictionary};
 use super::words::{WordVectors, cosine};
 use crate::error::{Error, Result};
+use crate::measure::interval::{Interval, bootstrap, mean as mean_interval};
 
 /// How often a label counts in the mean of a list. The paper does not say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -132,6 +133,34 @@ impl Embedding {
         let variance = (squares(&gram) - n as f64) / pairs - mean * mean;
         Spread { mean, deviation: variance.max(0.0).sqrt(), n: (pairs / 2.0) as usize }
     }
+
+    /// [Cohesion](Self::cohesion) with its 95 % bootstrap interval over latents.
+    #[must_use]
+    pub fn cohesion_interval(&self) -> Interval {
+        let values: Vec<f64> = self.cohesion.iter().flatten().copied().collect();
+        mean_interval(&values, 0)
+    }
+
+    /// [Separability](Self::separability) with its 95 % bootstrap interval over latents. A latent that a resample draws
+    /// twice is no pair with itself.
+    #[must_use]
+    pub fn separability_interval(&self) -> Interval {
+        let unit = |centre: &Vec<f32>| {
+            let norm = centre.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+            (norm > 0.0).then(|| centre.iter().map(|v| f64::from(*v) / norm).collect::<Vec<f64>>())
+        };
+        let units: Vec<Vec<f64>> = self.centres.iter().flatten().filter_map(unit).collect();
+        bootstrap(units.len(), 0, &|drawn| {
+            let (mut sum, mut times) = (vec![0f64; self.dimensions], vec![0f64; units.len()]);
+            for &i in drawn {
+                sum.iter_mut().zip(&units[i]).for_each(|(s, u)| *s += u);
+                times[i] += 1.0;
+            }
+            let same: f64 = times.iter().map(|n| n * n).sum();
+            let pairs = (drawn.len() * drawn.len()) as f64 - same;
+            (sum.iter().map(|s| s * s).sum::<f64>() - same) / pairs
+        })
+    }
 }
 
 /// The vectors of a list with the number of times that each counts.
@@ -238,5 +267,8 @@ mod tests {
         let deviation = (pairs.iter().map(|p| (p - mean).powi(2)).sum::<f64>() / 3.0).sqrt();
         assert!((separability.mean - mean).abs() < 1e-6, "{separability}");
         assert!((separability.deviation - deviation).abs() < 1e-6 && separability.n == 3, "{separability}");
+        for (interval, spread) in [(e.cohesion_interval(), cohesion), (e.separability_interval(), separability)] {
+            assert!((interval.value - spread.mean).abs() < 1e-6 && interval.contains(spread.mean), "{interval}");
+        }
     }
 }

@@ -62,6 +62,13 @@ impl Emergence {
     /// The stages t at which the paper looks: the first step, half-way and the last step.
     pub const STAGES: [f64; 3] = [1.0, 0.5, 0.0];
 
+    /// The moments that are captured: the [stages](Self::STAGES), and two between them where the model is small enough.
+    #[must_use]
+    pub fn times(&self) -> Vec<f64> {
+        let all = [1.0, 0.75, 0.5, 0.25, 0.0];
+        self.scale.pick(all.to_vec(), all.to_vec(), Self::STAGES.to_vec())
+    }
+
     /// The numbers k of latents that fire on a token.
     pub const SPARSITIES: [usize; 2] = [10, 20];
 
@@ -153,15 +160,15 @@ impl Emergence {
         Ok(prompts[..self.pictures].to_vec())
     }
 
-    /// Generates the pictures and keeps the residual updates of all blocks at the three stages, both halves of
-    /// guidance; goes on where an interrupted capture stopped, and opens a complete one.
+    /// Generates the pictures and keeps the residual updates of all blocks at the captured [times](Self::times), both
+    /// halves of guidance; goes on where an interrupted capture stopped, and opens a complete one.
     ///
     /// # Errors
     /// As [`Capture::run`] and [`prompts`](Self::prompts).
     pub fn capture(&self, model: &Pipeline) -> Result<Store> {
         Capture::new(model)
             .residuals(self.blocks().iter().chain(self.style_blocks()).map(|b| b.module))
-            .stages(Self::STAGES)
+            .stages(self.times())
             .half(Half::Conditional)
             .half(Half::Unconditional)
             .prompts(&self.prompts()?)

@@ -75,13 +75,16 @@ fn batches_do_not_matter() {
     assert!(apart.clone().max() <= Some(1) && apart.sum::<u32>() <= 10);
 }
 
+/// Step, steps, half, grid, items and shape of a visit.
+type Seen = (usize, usize, Half, (usize, usize), Vec<usize>, Vec<usize>);
+
 /// Notes every visit; replaces nothing, or adds a constant.
 #[derive(Default)]
 struct Probe {
     module: &'static str,
     add: f64,
     only_step: Option<usize>,
-    seen: Vec<(usize, usize, Half, (usize, usize), Vec<usize>, Vec<usize>)>,
+    seen: Vec<Seen>,
 }
 
 impl Hook for Probe {
