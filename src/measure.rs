@@ -2,11 +2,13 @@
 
 pub mod annotate;
 pub mod captions;
+pub mod contours;
 pub mod dose;
 pub mod generate;
 pub mod image;
 pub mod interval;
 pub mod judge;
+pub mod power_law;
 pub mod segmentation;
 pub mod spatial_success;
 pub mod style_success;
@@ -18,6 +20,7 @@ pub use dose::TokenDose;
 pub use generate::Generate;
 pub use interval::Interval;
 pub use judge::{Verdict, judge};
+pub use power_law::PowerLaw;
 pub use segmentation::Point;
 pub use spatial_success::{SpatialSuccess, Trial};
 pub use style_success::{StyleSuccess, StyleTrial};

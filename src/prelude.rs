@@ -20,8 +20,10 @@ pub use crate::intervene::{
 };
 pub use crate::measure::annotate::{Annotation, Annotator};
 pub use crate::measure::generate::Settled;
-pub use crate::measure::interval;
-pub use crate::measure::{BetaSweep, Interval, SpatialSuccess, StyleSuccess, StyleTrial, Swept, TokenDose, Trial};
+pub use crate::measure::{
+    BetaSweep, Interval, PowerLaw, SpatialSuccess, StyleSuccess, StyleTrial, Swept, TokenDose, Trial,
+};
+pub use crate::measure::{contours, interval};
 pub use crate::random::stream;
 pub use crate::sae::{
     BatchTopK, FeatureTrajectory, Gated, Join, JumpReLU, Matryoshka, Modulation, Prediction, Predictors, Quality, ReLU,
@@ -30,6 +32,6 @@ pub use crate::sae::{
 pub use crate::scene::{
     Background, Caption, Class, Colour, Facts, Mask, Object, Part, Place, Render, Scene, Size, Split, Style,
 };
-pub use crate::study::{self, Claims, Composed, Emergence, Look, Parts, Published, Scale, Verdict};
+pub use crate::study::{self, Claims, Composed, Emergence, Look, Parts, Published, Scale, TideStudy, Verdict};
 /// The pictures that come out of everything here; a notebook has to name the type to keep some in a variable.
 pub use image::RgbImage;

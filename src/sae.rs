@@ -12,6 +12,7 @@
 //! | keep one | [`Sae::save`], [`Sae::load`] |
 
 mod adam;
+mod alike;
 mod architecture;
 mod batch_topk;
 mod codes;
@@ -41,6 +42,7 @@ mod train;
 mod training;
 mod weights;
 
+pub use alike::Likeness;
 pub use architecture::Architecture;
 pub use batch_topk::BatchTopK;
 pub use codes::Codes;

@@ -1,6 +1,6 @@
 //! Reproducing a paper: one setting of scale, the published numbers, and a verdict on every claim.
 //!
-//! A notebook of a study opens with [`Emergence::here`], which says which model, modules and sizes the notebook runs
+//! A notebook of a study opens with [`Emergence::here`] or [`TideStudy::here`], which says which model, modules and sizes the notebook runs
 //! with at the [`Scale`] that was asked for; it compares what it measures with [`Published`] values, and ends with
 //! [`Claims`]: held, failed, not testable here.
 
@@ -9,9 +9,11 @@ pub mod emergence;
 pub mod look;
 pub mod published;
 pub mod scale;
+pub mod tide;
 
 pub use claims::{Claims, Verdict};
 pub use emergence::{Block, Emergence};
 pub use look::{Composed, Look, Parts, Seen};
 pub use published::Published;
 pub use scale::Scale;
+pub use tide::{Captured, TideStudy, Variant};

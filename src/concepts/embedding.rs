@@ -46,10 +46,11 @@ impl std::fmt::Display for Spread {
 }
 
 impl Embedding {
-    /// Embeds every labelled latent. Words without a vector are left out and can be [asked for](Self::missing).
+    /// Embeds every labelled latent. Words without a vector are left out and can be [asked for](Self::missing). Of a
+    /// dictionary without labels there is nothing to embed, and no composition to read.
     ///
     /// # Errors
-    /// When no word of the dictionary has a vector.
+    /// When the dictionary has labels, but no word of them has a vector.
     pub fn new(dictionary: &Dictionary, words: &WordVectors, weighting: Weighting) -> Result<Self> {
         let mut missing = std::collections::BTreeSet::new();
         let (mut centres, mut cohesion) = (Vec::new(), Vec::new());
@@ -64,14 +65,9 @@ impl Embedding {
             );
             centres.push(centre);
         }
-        if centres.iter().all(Option::is_none) {
+        if centres.iter().all(Option::is_none) && !missing.is_empty() {
             let shown: Vec<&str> = missing.iter().take(5).map(String::as_str).collect();
-            let problem = if shown.is_empty() {
-                "no latent has a label".into()
-            } else {
-                format!("no vector for {}", shown.join(", "))
-            };
-            return Err(Error::invalid(format!("concept embedding: {problem}")));
+            return Err(Error::invalid(format!("concept embedding: no vector for {}", shown.join(", "))));
         }
         Ok(Self { dimensions: words.dimensions(), centres, cohesion, missing: missing.into_iter().collect() })
     }
@@ -251,6 +247,8 @@ mod tests {
         assert_eq!(e.of(0), Some(&[0.5, 0.5][..]));
         let none = Embedding::new(&dictionary(&[&[("x", 1)]]), &words(), Weighting::Hits).unwrap_err().to_string();
         assert!(none.contains("no vector for x"), "{none}");
+        let empty = Embedding::new(&dictionary(&[&[], &[]]), &words(), Weighting::Hits).unwrap();
+        assert!(empty.of(0).is_none() && empty.cohesion().n == 0 && empty.cohesion_interval().value.is_nan());
     }
 
     #[test]

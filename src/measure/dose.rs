@@ -1,6 +1,6 @@
 //! How far a picture moves with the number of edited tokens (TIDE, figure 6).
 //!
-//! The same latent edit is limited to the n tokens that it would change most; the distance is the mean absolute
+//! The same latent edits, at one step or at several, are limited to the n tokens that each would change most; the distance is the mean absolute
 //! difference to the unedited picture. Beside it stands a random direction of equal norm on as many tokens.
 
 use super::generate::{Generate, pictures};
@@ -18,7 +18,7 @@ pub struct TokenDose {
 }
 
 impl TokenDose {
-    /// Generates every prompt with `edit` on each number of `tokens`.
+    /// Generates every prompt with `edits` on each number of `tokens`.
     ///
     /// ```no_run
     /// use denoscope::intervene::LatentEdit;
@@ -27,7 +27,7 @@ impl TokenDose {
     /// # fn demo(model: &Pipeline, sae: &Sae) -> denoscope::Result<()> {
     /// let prompts = ["a red house, on a meadow", "a blue fish, in the sea"].map(String::from);
     /// let dose = TokenDose::run(&mut Settled::new(model, 20), &prompts, &[1, 2], &[0, 4, 16, 64], &|| {
-    ///     Ok(LatentEdit::invert_top(sae, 2))
+    ///     Ok(vec![LatentEdit::invert_top(sae, 2)])
     /// })?;
     /// dose.chart().save("dose.svg")?;
     /// # Ok(())
@@ -41,22 +41,24 @@ impl TokenDose {
         prompts: &[String],
         seeds: &[u64],
         tokens: &[usize],
-        edit: &dyn Fn() -> Result<LatentEdit>,
+        edits: &dyn Fn() -> Result<Vec<LatentEdit>>,
     ) -> Result<Self> {
         if tokens.is_empty() || prompts.is_empty() || prompts.len() != seeds.len() {
             let (t, p, s) = (tokens.len(), prompts.len(), seeds.len());
             return Err(Error::invalid(format!("token dose: {t} numbers of tokens, {p} prompts and {s} seeds")));
         }
         let before = pictures(model, prompts, seeds, Vec::new())?;
-        let mut distance = |edit: LatentEdit| -> Result<Interval> {
-            let after = pictures(model, prompts, seeds, vec![Box::new(edit) as Box<dyn Hook>])?;
+        let mut distance = |edits: Vec<LatentEdit>| -> Result<Interval> {
+            let hooks = edits.into_iter().map(|e| Box::new(e) as Box<dyn Hook>).collect();
+            let after = pictures(model, prompts, seeds, hooks)?;
             let all = before.iter().zip(&after).map(|(a, b)| mean_absolute(a, b)).collect::<Result<Vec<f64>>>()?;
             Ok(mean(&all, 0))
         };
         let mut points = Vec::with_capacity(tokens.len());
         for &n in tokens {
-            let edit = edit()?.most(n);
-            points.push((n, distance(edit.clone())?, distance(edit.control(n as u64))?));
+            let edits: Vec<LatentEdit> = edits()?.into_iter().map(|e| e.most(n)).collect();
+            let random = edits.iter().map(|e| e.clone().control(n as u64)).collect();
+            points.push((n, distance(edits)?, distance(random)?));
         }
         Ok(Self { points })
     }
@@ -93,7 +95,7 @@ mod tests {
         let mut sae = Sae::random(2, 3, 2, 0).unwrap();
         (sae.w_enc, sae.w_dec) = (vec![1., 0., 0., 1., 0., -1.], vec![1., 0., 0., 1., 0., -1.]);
         let prompts = vec!["x".to_string(); 2];
-        let edit = || Ok(LatentEdit::scale(&sae, [0], 0.0));
+        let edit = || Ok(vec![LatentEdit::scale(&sae, [0], 0.0)]);
         let dose = TokenDose::run(&mut ByFunction(toy), &prompts, &[1, 2], &[0, 1, 2, 9], &edit).unwrap();
         let off: Vec<f64> = dose.points.iter().map(|p| (p.1.value * 255.0 * 4.0).round()).collect();
         assert_eq!(off, [0.0, 100.0, 150.0, 180.0]);
