@@ -5,6 +5,7 @@
 //! the name of the field.
 
 mod dictionary_learning;
+mod hub;
 mod pickle;
 mod saelens;
 mod sdxl_unbox;
@@ -47,15 +48,23 @@ impl Sae {
         sparsify::write(self, folder.as_ref())
     }
 
-    /// Reads an SAE from a folder in the layout of SAELens (any version), sparsify, dictionary_learning or sdxl-unbox.
+    /// Reads an SAE from a folder, or from the Hugging Face hub (`owner/repository`, `owner/repository/folder/in/it`, with
+    /// a revision as in `owner/repository@revision/folder`), in the layout of SAELens (any version), sparsify, dictionary_learning or sdxl-unbox.
     ///
     /// PyTorch's files are read by a machine that knows tensors and plain containers and executes nothing.
     ///
     /// # Errors
-    /// If the folder has none of the layouts, a file is missing or damaged, a shape is not what the configuration says,
+    /// If there is no such folder or it cannot be fetched, it has none of the layouts, a file is missing or damaged, a shape is not what the configuration says,
     /// or the configuration asks for anything that is not supported: it is refused by name, never guessed.
     pub fn load(folder: impl AsRef<Path>) -> Result<Self> {
-        let folder = folder.as_ref();
+        let fetched;
+        let folder = match hub::parse(folder.as_ref()) {
+            Some(id) if !folder.as_ref().exists() => {
+                fetched = hub::fetch(&id)?;
+                &fetched
+            }
+            _ => folder.as_ref(),
+        };
         let found: Vec<_> = LAYOUTS.iter().filter(|(file, ..)| folder.join(file).is_file()).collect();
         let list = |layouts: &[&(&str, &str, Read)]| {
             layouts.iter().map(|(file, whose, _)| format!("{file} ({whose})")).collect::<Vec<_>>().join(", ")
