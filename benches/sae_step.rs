@@ -1,33 +1,30 @@
-//! One step of SAE training against one dense product of its size, in the same run.
+//! One step of SAE training against one dense product of its size, in the same run, and its peak memory.
 //!
 //! Batch 4096, d 1280, 5120 latents: the sizes of the papers on Stable Diffusion. A dense step costs six and a half
 //! products; the sparse step needs one, and work proportional to k.
 //!
-//! `cargo bench --bench sae_step`, or with other sizes `cargo bench --bench sae_step -- BATCH D EXPANSION K`.
+//! `cargo bench --profile dev --bench sae_step`, or with other sizes and some architectures
+//! `… -- BATCH D EXPANSION K [NAME …]`. `benches/sae_step.py` times the same step in PyTorch, dense.
 
 use denoscope::Result;
 use denoscope::activations::Activations;
 use denoscope::kernels::{Matrix, Precision, product};
 use denoscope::random::stream;
-use denoscope::sae::{BatchTopK, Gated, JumpReLU, Matryoshka, Options, ReLU, TopK};
+use denoscope::sae::{BatchTopK, Gated, JumpReLU, Matryoshka, Options, ReLU, TopK, Training};
 use std::time::Instant;
 
 /// Rounds of one product and one step each, taken in turn so that both see the same load; the median counts.
 const ROUNDS: usize = 9;
 
+type Begin<'a> = Box<dyn Fn() -> Result<Training> + 'a>;
+
 fn main() -> Result<()> {
-    let sizes: Vec<usize> = std::env::args().skip(1).filter_map(|a| a.parse().ok()).collect();
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    let sizes: Vec<usize> = arguments.iter().filter_map(|a| a.parse().ok()).collect();
+    let wanted: Vec<&String> = arguments.iter().filter(|a| a.parse::<usize>().is_err()).collect();
     let [batch, d, expansion, k] = sizes[..].try_into().unwrap_or([4096, 1280, 4, 20]);
     let n = expansion * d;
-    let x = stream(0, "bench", 0).normals(4 * batch * d);
-    let w = stream(0, "bench", 1).normals(n * d);
-    let mut c = vec![0.0; batch * n];
-    let mut product_time = || {
-        let start = Instant::now();
-        product(&mut c, n, Matrix::rows(&x, d), Matrix::rows(&w, d).t(), (batch, d, n), false, Precision::Full);
-        start.elapsed().as_secs_f64()
-    };
-    let activations = Activations::from_vec((1, 64), d, x.clone())?;
+    let activations = Activations::from_vec((1, 64), d, stream(0, "bench", 0).normals(4 * batch * d))?;
     let options = |dead_window| Options {
         batch: Some(batch),
         epochs: Some(1000),
@@ -40,21 +37,37 @@ fn main() -> Result<()> {
     let mut normals = stream(0, "bench", 2).normals(1 << 16);
     normals.sort_by(|a, b| b.total_cmp(a));
     let threshold = normals[(normals.len() * k / n).min(normals.len() / 3)] * (2.0 / expansion as f32).min(1.0);
-    let (plain, aux) = (options(u64::MAX), options(0));
-    let trainings = [
-        ("TopK", TopK::new(expansion, k).options(plain.clone()).begin(&activations)?),
-        ("TopK with AuxK", TopK::new(expansion, k).options(aux).begin(&activations)?),
-        ("BatchTopK", BatchTopK::new(expansion, k).options(plain.clone()).begin(&activations)?),
-        ("Matryoshka", Matryoshka::new(expansion, k).options(plain.clone()).begin(&activations)?),
-        ("JumpReLU", JumpReLU::new(expansion, 0.0).threshold(threshold).options(plain.clone()).begin(&activations)?),
-        ("ReLU, dense start", ReLU::new(expansion, 0.0).options(plain.clone()).begin(&activations)?),
-        ("Gated, dense start", Gated::new(expansion, 0.0).options(plain).begin(&activations)?),
+    let (plain, aux, data) = (options(u64::MAX), options(0), &activations);
+    let jump = JumpReLU::new(expansion, 0.0).threshold(threshold);
+    let trainings: [(&str, Begin<'_>); 7] = [
+        ("TopK", Box::new(|| TopK::new(expansion, k).options(plain.clone()).begin(data))),
+        ("TopK+AuxK", Box::new(|| TopK::new(expansion, k).options(aux.clone()).begin(data))),
+        ("BatchTopK", Box::new(|| BatchTopK::new(expansion, k).options(plain.clone()).begin(data))),
+        ("Matryoshka", Box::new(|| Matryoshka::new(expansion, k).options(plain.clone()).begin(data))),
+        ("JumpReLU", Box::new(|| jump.clone().options(plain.clone()).begin(data))),
+        ("ReLU-dense-start", Box::new(|| ReLU::new(expansion, 0.0).options(plain.clone()).begin(data))),
+        ("Gated-dense-start", Box::new(|| Gated::new(expansion, 0.0).options(plain.clone()).begin(data))),
     ];
-    for (name, mut training) in trainings {
+    println!("batch {batch}, d {d}, {n} latents, k {k}");
+    for (name, begin) in trainings {
+        if !wanted.is_empty() && !wanted.iter().any(|w| *w == name) {
+            continue;
+        }
+        let before = memory("VmRSS");
+        let mut training = begin()?;
+        reset_peak();
         training.step()?; // the first step draws buffers and is judged
+        training.step()?;
+        let peak = memory("VmHWM").saturating_sub(before);
+        let x = activations.item(0)?[..d].repeat(batch);
+        let w = stream(0, "bench", 1).normals(n * d);
+        let mut c = vec![0.0; batch * n];
         let mut times: [Vec<f64>; 2] = Default::default();
         for _ in 0..ROUNDS {
-            times[0].push(product_time());
+            let start = Instant::now();
+            let (x, w) = (Matrix::rows(&x, d), Matrix::rows(&w, d).t());
+            product(&mut c, n, x, w, (batch, d, n), false, Precision::Full);
+            times[0].push(start.elapsed().as_secs_f64());
             let start = Instant::now();
             training.step()?;
             times[1].push(start.elapsed().as_secs_f64());
@@ -64,9 +77,26 @@ fn main() -> Result<()> {
             t[ROUNDS / 2]
         });
         let ratio = step / product;
+        // Weights and both moments, then what is left in rows of d + k numbers for every token.
+        let (held, row) = (3 * (2 * n * d + n + d) * 4, 4 * batch * (d + k));
+        let rows = (peak as f64 - held as f64) / row as f64;
         println!(
-            "batch {batch}, d {d}, {n} latents, k {k}: product {product:.3} s, {name} {step:.3} s, ratio {ratio:.2}"
+            "{name:<18} product {product:.3} s, step {step:.3} s, ratio {ratio:.2}; peak {} MB = 3 × parameters + {rows:.1} \
+             × batch × (d + k), in f32",
+            peak >> 20
         );
     }
     Ok(())
+}
+
+/// A figure of this process' memory in bytes, where the system tells (Linux).
+fn memory(figure: &str) -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix(figure)?.strip_prefix(':'));
+    line.and_then(|l| l.trim().trim_end_matches(" kB").parse::<usize>().ok()).unwrap_or(0) * 1024
+}
+
+/// Makes the peak what is held now.
+fn reset_peak() {
+    let _ = std::fs::write("/proc/self/clear_refs", "5"); // where it cannot be reset, the peak reads too large
 }

@@ -41,6 +41,7 @@ mod scrubber;
 mod sheet;
 mod sweep;
 mod table;
+mod training;
 
 pub use bars::Bars;
 pub use colour::Colours;

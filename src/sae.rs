@@ -6,15 +6,18 @@
 //! | to | see |
 //! |---|---|
 //! | train one | [`TopK`], [`BatchTopK`], [`Matryoshka`], [`ReLU`], [`JumpReLU`], [`Gated`] |
+//! | train several on one stream of batches | [`Training::together`] |
 //! | train one on several steps together | [`Residualized`], [`Tide`] |
 //! | use one | [`Sae::encode`], [`Sae::concept_vector`] |
 //! | judge one | [`Sae::measure`], with [`Sae::random`] and [`Sae::neurons`] as controls |
+//! | judge it by what the model loses | [`LossRecovered`](crate::measure::LossRecovered) |
 //! | keep one | [`Sae::save`], [`Sae::load`] |
 
 mod adam;
 mod alike;
 mod architecture;
 mod batch_topk;
+mod blocks;
 mod codes;
 pub mod command;
 mod files;

@@ -11,9 +11,10 @@ const LANES: usize = 32;
 /// Scores compared with the threshold at a time.
 const CHUNK: usize = 64;
 
+/// The first `width` numbers of row `i` of rows that lie `stride` apart.
 #[inline(always)]
-fn row(matrix: &[f32], i: u32, d: usize) -> &[f32] {
-    &matrix[i as usize * d..(i as usize + 1) * d]
+fn row(matrix: &[f32], i: u32, stride: usize, width: usize) -> &[f32] {
+    &matrix[i as usize * stride..i as usize * stride + width]
 }
 
 #[inline(always)]
@@ -43,16 +44,16 @@ fn add_here(y: &mut [f32], s: f32, x: &[f32]) {
     }
 }
 
-/// y += Σ scales_i · matrix[rows_i].
+/// y += Σ scales_i · matrix[rows_i], with as much of each row as y holds.
 #[inline(always)]
-fn add_rows_here(y: &mut [f32], scales: &[f32], rows: &[u32], matrix: &[f32]) {
+fn add_rows_here(y: &mut [f32], scales: &[f32], rows: &[u32], matrix: &[f32], stride: usize) {
     let d = y.len();
     let (four_scales, four_rows) = (scales.chunks_exact(4), rows.chunks_exact(4));
     for (s, i) in four_scales.remainder().iter().zip(four_rows.remainder()) {
-        add_here(y, *s, row(matrix, *i, d));
+        add_here(y, *s, row(matrix, *i, stride, d));
     }
     for (s, i) in four_scales.zip(four_rows) {
-        let (a, b, c, e) = (row(matrix, i[0], d), row(matrix, i[1], d), row(matrix, i[2], d), row(matrix, i[3], d));
+        let [a, b, c, e] = [0, 1, 2, 3].map(|at| row(matrix, i[at], stride, d));
         for ((((y, a), b), c), e) in y.iter_mut().zip(a).zip(b).zip(c).zip(e) {
             *y += (s[0] * a + s[1] * b) + (s[2] * c + s[3] * e);
         }
@@ -79,7 +80,20 @@ wide! {
 
     /// y += Σ_i scales_i · matrix[rows_i], with rows of y's length.
     pub(crate) fn add_rows(y: &mut [f32], scales: &[f32], rows: &[u32], matrix: &[f32]) {
-        add_rows_here(y, scales, rows, matrix);
+        let d = y.len();
+        add_rows_here(y, scales, rows, matrix, d);
+    }
+
+    /// The same where y is a part of a row: rows lie `stride` apart, and `matrix` begins where the part does.
+    pub(crate) fn add_parts(y: &mut [f32], scales: &[f32], rows: &[u32], matrix: &[f32], stride: usize) {
+        add_rows_here(y, scales, rows, matrix, stride);
+    }
+
+    /// sums_i += ⟨matrix[rows_i], r⟩ over a part of the rows, as in [`add_parts`].
+    pub(crate) fn dot_parts(sums: &mut [f32], r: &[f32], rows: &[u32], matrix: &[f32], stride: usize) {
+        for (sum, i) in sums.iter_mut().zip(rows) {
+            *sum += dot_here(r, row(matrix, *i, stride, r.len()));
+        }
     }
 
     /// r = Σ_i scales_i · matrix[rows_i] − sign·target, slopes_i = ⟨matrix[rows_i], r⟩; returns ‖r‖².
@@ -87,9 +101,10 @@ wide! {
         for (r, t) in r.iter_mut().zip(target) {
             *r = -sign * t;
         }
-        add_rows_here(r, scales, rows, matrix);
+        let d = r.len();
+        add_rows_here(r, scales, rows, matrix, d);
         for (slope, i) in slopes.iter_mut().zip(rows) {
-            *slope = dot_here(r, row(matrix, *i, r.len()));
+            *slope = dot_here(r, row(matrix, *i, d, d));
         }
         dot_here(r, r)
     }
@@ -205,6 +220,23 @@ mod tests {
             for i in 0..n {
                 assert_eq!(slopes[i], r.iter().zip(&matrix[(6 - i) * 67..]).map(|(a, b)| a * b).sum::<f32>());
             }
+        }
+    }
+
+    #[test]
+    fn parts_of_rows_add_up_to_rows() {
+        let matrix: Vec<f32> = (0..7 * 67).map(|v| (v % 13) as f32).collect();
+        let (rows, scales) = ([6, 0, 3, 2, 5], [1.0, -2.0, 3.0, 0.5, 4.0]);
+        let (mut whole, mut parts, mut sums) = (vec![1.0; 67], vec![1.0; 67], [0.0; 5]);
+        add_rows(&mut whole, &scales, &rows, &matrix);
+        for from in (0..67).step_by(32) {
+            let part = &mut parts[from..(from + 32).min(67)];
+            add_parts(part, &scales, &rows, &matrix[from..], 67);
+            dot_parts(&mut sums, part, &rows, &matrix[from..], 67);
+        }
+        assert_eq!(whole, parts);
+        for (sum, &i) in sums.iter().zip(&rows) {
+            assert_eq!(*sum, dot(&whole, &matrix[i as usize * 67..(i as usize + 1) * 67]));
         }
     }
 

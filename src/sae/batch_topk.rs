@@ -14,8 +14,11 @@ use serde::{Deserialize, Serialize};
 /// A recipe for a BatchTopK SAE: of all pre-activations of a batch of B tokens the B·k largest positive ones fire, so
 /// that a token may take more latents than another.
 ///
-/// What is saved cannot depend on a batch: its latents fire above one threshold, the running mean of the smallest
-/// activation that a batch kept. It is a [JumpReLU](super::Architecture::JumpReLU) SAE.
+/// What is saved cannot depend on a batch: its latents fire above one threshold. It is a
+/// [JumpReLU](super::Architecture::JumpReLU) SAE. The threshold is the one above which `k` latents fire on a held-out
+/// token in the mean (on a token of the training, where nothing is held out). Public code takes the running mean of the
+/// smallest activation that a batch kept, which belongs to older weights, and to tokens that these have been fitted to;
+/// it is in the file's facts, too.
 ///
 /// ```
 /// # use denoscope::{activations::Activations, sae::BatchTopK};
@@ -106,6 +109,10 @@ impl Rule for BatchTopKRule {
             *batches += 1.0;
             *mean += (smallest - *mean) * SHARE.max(1.0 / *batches);
         }
+    }
+
+    fn budget(&self) -> Option<usize> {
+        Some(self.k)
     }
 
     fn state(&mut self) -> Vec<(&'static str, &mut Vec<f32>)> {

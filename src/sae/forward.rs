@@ -1,9 +1,9 @@
 //! From activations to codes, and from codes to what they leave unexplained.
 
-use super::Sae;
 use super::codes::Codes;
 use super::select::Selector;
 use super::weights::Weights;
+use super::{Sae, blocks};
 use crate::kernels::sparse::{above as kernel_above, add_rows, add_scaled, dot, residual};
 use crate::kernels::{Matrix, Precision, product};
 use rayon::prelude::*;
@@ -147,8 +147,11 @@ pub(crate) fn residuals(
     slopes: &mut [f32],
 ) -> Residuals {
     let d = weights.d;
+    if blocks::pay(codes.index.len(), codes.tokens(), codes.latents) {
+        return added(blocks::residuals(weights, codes, target, sign, r, slopes), d);
+    }
     let chunks = r.chunks_mut(ROWS * d).zip(target.chunks(ROWS * d));
-    let jobs: Vec<_> = chunks.zip(cut(codes, slopes)).enumerate().collect();
+    let jobs: Vec<_> = chunks.zip(cut(codes, slopes, ROWS)).enumerate().collect();
     let parts = jobs
         .into_par_iter()
         .map(|(number, ((r, target), slopes))| {
@@ -169,7 +172,7 @@ pub(crate) fn residuals(
 /// The slope ⟨W_dec_j, r⟩ of every entry of the codes, for any r.
 pub(crate) fn slopes(weights: &Weights, codes: &Codes, r: &[f32], slopes: &mut [f32]) {
     let d = weights.d;
-    let jobs: Vec<_> = r.chunks(ROWS * d).zip(cut(codes, slopes)).enumerate().collect();
+    let jobs: Vec<_> = r.chunks(ROWS * d).zip(cut(codes, slopes, ROWS)).enumerate().collect();
     jobs.into_par_iter().for_each(|(number, (r, slopes))| {
         let mut at = 0;
         for (t, r) in r.chunks_exact(d).enumerate() {
@@ -197,7 +200,7 @@ pub(crate) fn nested_residuals(
     let d = weights.d;
     let mut chunks: Vec<_> = r.chunks_mut(target.len()).map(|level| level.chunks_mut(ROWS * d)).collect();
     let mut jobs = Vec::new();
-    for (number, (target, slopes)) in target.chunks(ROWS * d).zip(cut(codes, slopes)).enumerate() {
+    for (number, (target, slopes)) in target.chunks(ROWS * d).zip(cut(codes, slopes, ROWS)).enumerate() {
         let levels: Vec<&mut [f32]> = chunks.iter_mut().filter_map(Iterator::next).collect();
         jobs.push((number, levels, target, slopes));
     }
@@ -260,12 +263,12 @@ fn nested_row(
     squares
 }
 
-/// The slopes of the entries of every chunk of rows: contiguous, but of varying number.
-pub(crate) fn cut<'a>(codes: &Codes, slopes: &'a mut [f32]) -> Vec<&'a mut [f32]> {
+/// The slopes of the entries of every chunk of `rows` rows: contiguous, but of varying number.
+pub(crate) fn cut<'a>(codes: &Codes, slopes: &'a mut [f32], rows: usize) -> Vec<&'a mut [f32]> {
     let (tokens, mut rest) = (codes.tokens(), slopes);
-    let mut parts = Vec::with_capacity(tokens.div_ceil(ROWS));
-    for first in (0..tokens).step_by(ROWS) {
-        let (mine, others) = rest.split_at_mut(codes.offsets[(first + ROWS).min(tokens)] - codes.offsets[first]);
+    let mut parts = Vec::with_capacity(tokens.div_ceil(rows));
+    for first in (0..tokens).step_by(rows) {
+        let (mine, others) = rest.split_at_mut(codes.offsets[(first + rows).min(tokens)] - codes.offsets[first]);
         parts.push(mine);
         rest = others;
     }

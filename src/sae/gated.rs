@@ -120,6 +120,15 @@ impl Rule for GatedRule {
         r.into_iter().chain(b).collect()
     }
 
+    fn revives(&self) -> bool {
+        false
+    }
+
+    fn restart(&mut self, j: usize) {
+        self.r_mag.restart(j, 0.0);
+        self.b_mag.restart(j, 0.0);
+    }
+
     fn start(&self, d: usize, latents: usize) -> f32 {
         dense_start(d, latents)
     }

@@ -102,6 +102,10 @@ impl Rule for MatryoshkaRule {
         self.inner.terms(settings, main, second);
     }
 
+    fn budget(&self) -> Option<usize> {
+        self.inner.budget()
+    }
+
     fn state(&mut self) -> Vec<(&'static str, &mut Vec<f32>)> {
         self.inner.state()
     }

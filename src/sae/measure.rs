@@ -35,6 +35,8 @@ pub struct Quality {
     pub density: Vec<f64>,
     /// Tokens at the end on which each latent did not fire: all of them, if it never did.
     pub silent: Vec<u64>,
+    /// Tokens on which 0, 1, 2, … latents fire.
+    pub tokens_by_l0: Vec<u64>,
 }
 
 /// Running sums of one channel.
@@ -52,6 +54,7 @@ pub(crate) struct Tally {
     channels: Vec<Channel>,
     fired: Vec<u64>,
     last: Vec<u64>,
+    tokens_by_l0: Vec<u64>,
     cosines: f64,
     entries: usize,
     tokens: usize,
@@ -71,7 +74,7 @@ impl Tally {
     pub(crate) fn new(centre: &[f32], latents: usize) -> Self {
         let (channels, centre) = (vec![Channel::default(); centre.len()], centre.to_vec());
         let (fired, last) = (vec![0; latents], vec![0; latents]);
-        Self { centre, channels, fired, last, cosines: 0.0, entries: 0, tokens: 0 }
+        Self { centre, channels, fired, last, tokens_by_l0: Vec::new(), cosines: 0.0, entries: 0, tokens: 0 }
     }
 
     /// Counts tokens `x` with their codes and what these decode to.
@@ -80,6 +83,11 @@ impl Tally {
         self.entries += codes.index.len();
         for t in 0..codes.tokens() {
             self.tokens += 1;
+            let l0 = codes.token(t).0.len();
+            if self.tokens_by_l0.len() <= l0 {
+                self.tokens_by_l0.resize(l0 + 1, 0);
+            }
+            self.tokens_by_l0[l0] += 1;
             for &j in codes.token(t).0 {
                 self.fired[j as usize] += 1;
                 self.last[j as usize] = self.tokens as u64;
@@ -146,6 +154,7 @@ impl Tally {
             constant_channels: self.channels.len() - varying,
             density: self.fired.iter().map(|&f| f as f64 / n).collect(),
             silent: self.last.iter().map(|&at| self.tokens as u64 - at).collect(),
+            tokens_by_l0: self.tokens_by_l0.clone(),
         })
     }
 }

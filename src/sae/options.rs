@@ -54,6 +54,15 @@ pub struct Options {
     pub aux_alpha: f32,
     /// Dead latents that may take part in it on a token. Paper: 256.
     pub aux_k: usize,
+    /// How often in a training dead latents start anew, for architectures whose dead latents have no positive
+    /// pre-activation that the auxiliary loss could use (ReLU, Gated): at equal distances over the first three quarters
+    /// of the steps, each in the direction of the error of a token drawn by the square of its error (Bricken et al. 2023,
+    /// appendix; public code of it resamples four times in a training).
+    pub resample: usize,
+    /// Lines of the log (of which a training has about 200) without a smaller loss after which it ends early. The loss of
+    /// a line is that of one batch: fewer than ten lines stop at noise. `None`: all steps are taken. The learning rate
+    /// has not fallen by then.
+    pub patience: Option<usize>,
     /// Tokens for which a latent must be silent to count as dead. `None`: 10 million (public code of the recipe), less
     /// where the training is too short for it.
     pub dead_window: Option<u64>,
@@ -85,6 +94,8 @@ impl Default for Options {
             weight_decay: 0.0,
             aux_alpha: 0.25,
             aux_k: 256,
+            resample: 4,
+            patience: None,
             dead_window: None,
             betas: (0.9, 0.999),
             epsilon: 6.25e-10,
@@ -144,6 +155,12 @@ impl Options {
         Ok(Resolved { learning_rate, batch, steps, steps_per_epoch, dead_window })
     }
 
+    /// Whether dead latents are to start anew after step `step`.
+    pub(crate) fn resamples(&self, resolved: &Resolved, step: usize) -> bool {
+        let every = resolved.steps * 3 / 4 / self.resample.max(1);
+        self.resample > 0 && every > 0 && (step + 1).is_multiple_of(every) && (step + 1) / every <= self.resample
+    }
+
     /// The options as they are written beside an SAE: through text, in which 0.9 is 0.9 and not its nearest double.
     pub(crate) fn facts(&self) -> Result<serde_json::Value> {
         serde_json::to_string(self).and_then(|text| serde_json::from_str(&text)).map_err(Error::invalid)
@@ -175,6 +192,15 @@ mod tests {
         assert!(
             Options { batch: Some(300), ..options }.resolve(299, 8).unwrap_err().to_string().contains("299 tokens")
         );
+    }
+
+    #[test]
+    fn dead_latents_start_anew_in_the_first_three_quarters() {
+        let options = Options { resample: 3, batch: Some(10), epochs: Some(40), ..Options::default() };
+        let resolved = options.resolve(100, 8).unwrap();
+        let at: Vec<usize> = (0..resolved.steps).filter(|&s| options.resamples(&resolved, s)).collect();
+        assert_eq!((resolved.steps, at), (400, vec![99, 199, 299]));
+        assert!(!(0..400).any(|s| Options { resample: 0, ..options.clone() }.resamples(&resolved, s)));
     }
 
     #[test]

@@ -35,7 +35,7 @@ impl Part {
     }
 
     /// The arrays of `sae` as dictionary `i` of a file.
-    pub(crate) fn arrays(i: usize, sae: &Sae) -> Vec<(String, Array)> {
+    pub(crate) fn arrays(i: usize, sae: &Sae) -> Vec<(String, Array<'_>)> {
         let (matrix, latents) = ([sae.latents, sae.d], [sae.latents]);
         let mut arrays = vec![
             (format!("{i}.W_enc"), Array::floats(&sae.w_enc, &matrix)),

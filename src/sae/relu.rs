@@ -67,6 +67,10 @@ impl Rule for ReLURule {
         main.slopes.iter_mut().for_each(|s| *s += half);
     }
 
+    fn revives(&self) -> bool {
+        false
+    }
+
     fn start(&self, d: usize, latents: usize) -> f32 {
         dense_start(d, latents)
     }

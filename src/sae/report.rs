@@ -1,6 +1,7 @@
 //! What training returns: the SAE, how it got there and how good it is.
 
 use super::{Options, Quality, Sae};
+use crate::activations::Mixing;
 use crate::html::display;
 use std::fmt::Write;
 use std::ops::Deref;
@@ -39,6 +40,9 @@ pub struct Trained {
     pub held_out: Option<Quality>,
     /// Share of latents that were silent over the last dead window of the training.
     pub dead_share: f64,
+    /// How well the batches of the last epoch were mixed: the share of pairs of tokens of one item, against chance. `None`
+    /// for a training that was over when it was read back.
+    pub mixing: Option<Mixing>,
 }
 
 impl Deref for Trained {
@@ -55,6 +59,9 @@ impl Trained {
         match &self.held_out {
             Some(held_out) => show_table(&[("training", &self.training), ("held out", held_out)]),
             None => show_table(&[("training", &self.training)]),
+        }
+        if let Some(Mixing { same_item, chance }) = self.mixing {
+            println!("pairs of tokens of one item in a batch: {same_item:.5}, by chance {chance:.5}");
         }
     }
 

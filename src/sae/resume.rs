@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 /// Version of the checkpoint and of the arithmetic of a step: another version could not give the same bits.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// What makes two trainings the same training.
 #[derive(Debug, Clone, Serialize)]
@@ -38,6 +38,11 @@ impl Identity {
         let hash = fnv1a(items.chain(ends.iter().flatten().flat_map(|v| v.to_le_bytes())));
         let (options, data, items) = (options.clone(), training.about().clone(), training.len());
         Ok(Self { format: FORMAT, architecture, latents, options, data, items, digest: format!("{hash:016x}") })
+    }
+
+    /// Of the data that it is trained on.
+    pub(crate) fn digest(&self) -> &str {
+        &self.digest
     }
 
     /// The architecture with its settings, as it is written beside an SAE.
@@ -89,6 +94,7 @@ pub(crate) fn save(
     let path = path(folder);
     let identity = serde_json::to_string(identity).map_err(|e| Error::format(&path, e))?;
     let facts = HashMap::from([("identity".to_string(), identity), ("log".to_string(), report::csv(history))]);
+    let (scale, done, own) = ([scale], [trainer.done as u64], trainer.rule.state());
     let (w, m) = (&trainer.weights, &trainer.moments);
     let (matrix, latents, d) = ([w.latents, w.d], [w.latents], [w.d]);
     let mut arrays = vec![
@@ -104,12 +110,12 @@ pub(crate) fn save(
         ("w_dec.v", Array::floats(&m[2].v, &matrix)),
         ("b_dec.m", Array::floats(&m[3].m, &d)),
         ("b_dec.v", Array::floats(&m[3].v, &d)),
-        ("scale", Array::floats(&[scale], &[1])),
+        ("scale", Array::floats(&scale, &[1])),
         ("silent", Array::words(&trainer.silent)),
-        ("done", Array::words(&[trainer.done as u64])),
+        ("done", Array::words(&done)),
     ];
-    for (name, values) in trainer.rule.state() {
-        arrays.push((name, Array::floats(values, &[values.len()])));
+    for (name, values) in &own {
+        arrays.push((*name, Array::floats(values, &[values.len()])));
     }
     tensors::write(&path, &arrays, Some(facts))
 }

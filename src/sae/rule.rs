@@ -71,6 +71,19 @@ pub(crate) trait Rule: Send {
     /// Fills the codes of a batch, and the second codes beside them.
     fn encode(&mut self, batch: &Batch<'_>, main: &mut Codes, second: &mut Codes);
 
+    /// Whether the auxiliary loss reaches this architecture's dead latents; otherwise they start anew.
+    fn revives(&self) -> bool {
+        true
+    }
+
+    /// Gives latent `j` its own parameters of the start.
+    fn restart(&mut self, _j: usize) {}
+
+    /// Latents that fire on a token in the mean, where one threshold for all decides it in the inference form.
+    fn budget(&self) -> Option<usize> {
+        None
+    }
+
     /// Ends of the nested prefixes of latents that each reconstruct the input; empty if only all of them do.
     fn levels(&self) -> &[usize] {
         &[]
@@ -153,6 +166,11 @@ impl Own {
         self.gradient.iter_mut().for_each(|g| *g *= c);
         adam.apply(&mut self.value, &mut self.moments.m, &mut self.moments.v, &self.gradient);
         self.gradient.fill(0.0);
+    }
+
+    /// Sets the number of latent `j`, with no memory of gradients.
+    pub(crate) fn restart(&mut self, j: usize, value: f32) {
+        (self.value[j], self.moments.m[j], self.moments.v[j]) = (value, 0.0, 0.0);
     }
 
     /// ‖gradient‖², but for the factor of every gradient.

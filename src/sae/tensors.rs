@@ -2,65 +2,97 @@
 
 use crate::activations::shard::atomically;
 use crate::error::{Error, Result};
-use safetensors::{Dtype, SafeTensors, View};
+use safetensors::{Dtype, SafeTensors};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
-use std::borrow::Cow;
+use serde_json::{Map, Value, json};
 use std::collections::HashMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// An array on its way into a file.
-pub(crate) struct Array {
-    dtype: Dtype,
+pub(crate) struct Array<'a> {
+    values: Values<'a>,
     shape: Vec<usize>,
-    bytes: Vec<u8>,
 }
 
-impl Array {
-    pub(crate) fn floats(values: &[f32], shape: &[usize]) -> Self {
-        Self { dtype: Dtype::F32, shape: shape.to_vec(), bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect() }
+enum Values<'a> {
+    Floats(&'a [f32]),
+    Words(&'a [u64]),
+}
+
+impl<'a> Array<'a> {
+    pub(crate) fn floats(values: &'a [f32], shape: &[usize]) -> Self {
+        Self { values: Values::Floats(values), shape: shape.to_vec() }
     }
 
-    pub(crate) fn words(values: &[u64]) -> Self {
-        Self {
-            dtype: Dtype::U64,
-            shape: vec![values.len()],
-            bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+    pub(crate) fn words(values: &'a [u64]) -> Self {
+        Self { values: Values::Words(values), shape: vec![values.len()] }
+    }
+}
+
+impl Array<'_> {
+    /// Type and bytes of a number.
+    fn dtype(&self) -> (&'static str, usize) {
+        match self.values {
+            Values::Floats(_) => ("F32", 4),
+            Values::Words(_) => ("U64", 8),
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self.values {
+            Values::Floats(v) => v.len(),
+            Values::Words(v) => v.len(),
+        }
+    }
+
+    fn write(&self, out: &mut dyn Write) -> std::io::Result<()> {
+        match self.values {
+            Values::Floats(v) => v.iter().try_for_each(|v| out.write_all(&v.to_le_bytes())),
+            Values::Words(v) => v.iter().try_for_each(|v| out.write_all(&v.to_le_bytes())),
         }
     }
 }
 
-impl View for &Array {
-    fn dtype(&self) -> Dtype {
-        self.dtype
-    }
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(&self.bytes)
-    }
-    fn data_len(&self) -> usize {
-        self.bytes.len()
-    }
-}
-
-/// Writes `arrays` to `path`, whole or not at all.
+/// Writes `arrays` to `path`, whole or not at all. No second copy of them is made, as `safetensors::serialize` would: a
+/// checkpoint must not double what a training holds.
 pub(crate) fn write<S: AsRef<str>>(
     path: &Path,
-    arrays: &[(S, Array)],
+    arrays: &[(S, Array<'_>)],
     facts: Option<HashMap<String, String>>,
 ) -> Result<()> {
-    let views = arrays.iter().map(|(name, array)| (name.as_ref(), array));
-    let file = safetensors::serialize(views, facts).map_err(|e| Error::format(path, e))?;
-    atomically(path, |out| out.write_all(&file))
+    // Wide types first, so that every array is aligned; then by name.
+    let mut sorted: Vec<(&str, &Array<'_>)> = arrays.iter().map(|(name, array)| (name.as_ref(), array)).collect();
+    sorted.sort_by_key(|(name, array)| (std::cmp::Reverse(array.dtype().1), *name));
+    let mut header = Map::new();
+    if let Some(facts) = facts {
+        header.insert("__metadata__".into(), json!(facts));
+    }
+    let mut offset = 0;
+    for (name, array) in &sorted {
+        let ((dtype, size), shape) = (array.dtype(), &array.shape);
+        let end = offset + array.len() * size;
+        if array.len() != shape.iter().product::<usize>() {
+            let what = format!("{}: {name}", path.display());
+            return Err(Error::Shape { what, found: vec![array.len()], expected: shape.clone() });
+        }
+        header.insert((*name).into(), json!({ "dtype": dtype, "shape": shape, "data_offsets": [offset, end] }));
+        offset = end;
+    }
+    let mut text = Value::Object(header).to_string();
+    text.extend(std::iter::repeat_n(' ', text.len().next_multiple_of(8) - text.len()));
+    atomically(path, |out| {
+        out.write_all(&(text.len() as u64).to_le_bytes())?;
+        out.write_all(text.as_bytes())?;
+        sorted.iter().try_for_each(|(_, array)| array.write(out))
+    })
 }
 
 /// Writes `arrays` with `facts` under `key` in the header; [`Arrays::facts`] reads them back.
 pub(crate) fn write_with<S: AsRef<str>>(
     path: &Path,
-    arrays: &[(S, Array)],
+    arrays: &[(S, Array<'_>)],
     key: &str,
     facts: &impl Serialize,
 ) -> Result<()> {

@@ -14,6 +14,8 @@ use crate::error::Result;
 use crate::kernels::sparse as vector;
 use crate::random::stream;
 
+#[path = "tests/course.rs"]
+mod course;
 #[path = "tests/gradients.rs"]
 mod gradients;
 
@@ -64,6 +66,7 @@ fn settings(rate: f32, aux_alpha: f32, aux_k: usize) -> Settings {
         progress: 1.0,
         judge: true,
         clip: None,
+        resample: None,
         shrink: 0.0,
     }
 }
@@ -341,6 +344,7 @@ fn measures_on_an_analytic_case() {
     close(quality.dead_share, 0.5);
     assert_eq!(quality.density, [1.0, 0.0]);
     assert_eq!(quality.silent, [0, 4]);
+    assert_eq!(quality.tokens_by_l0, [0, 4]);
     // A latent that fires on the second token of four only is dead over windows of up to two tokens.
     sae.b_enc[0] = -2.0;
     let late = sae.measure(&Activations::from_vec((1, 4), 3, spread(&[1.0, 3.0, 0.5, 1.5])).unwrap()).unwrap();

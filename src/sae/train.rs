@@ -15,16 +15,18 @@
 //! gradient of a whole matrix exists, and the order of every sum is fixed.
 
 use super::adam::{Adam, Moments};
+use super::blocks;
 use super::codes::{ByLatent, Codes};
 use super::forward::{self, nested_residuals, residuals};
 use super::rule::{Batch, Pass, Rule, Second};
 use super::start::normalise;
 use super::weights::Weights;
 use crate::error::{Error, Result};
-use crate::kernels::sparse::{add_rows, add_scaled, dot, scale};
+use crate::kernels::sparse::{add_scaled, dot, scale};
+use crate::random::stream;
 use rayon::prelude::*;
 
-/// Latents that one thread takes at a time; fixed, so that partial sums do not depend on threads.
+/// Latents that one thread takes at a time where entries are few; fixed, so that partial sums do not depend on threads.
 const LATENTS: usize = 32;
 
 /// An SAE in training, in the units of scaled activations.
@@ -86,6 +88,8 @@ pub(crate) struct Settings {
     pub(crate) judge: bool,
     /// The largest length of the gradient of all weights.
     pub(crate) clip: Option<f32>,
+    /// Whether dead latents start anew after this step, and the seed by which tokens are drawn for them.
+    pub(crate) resample: Option<u64>,
     /// What the encoder matrix loses of itself: learning rate × weight decay.
     pub(crate) shrink: f32,
 }
@@ -173,6 +177,9 @@ impl Trainer {
         let (l0, dead) = (main.codes.l0(), dead.len() as f64 / latents as f64);
         let report = Step { loss, l0, dead, explained_variance: judged };
         self.update(&xc, found.sum, settings);
+        if let Some(seed) = settings.resample.filter(|_| !self.rule.revives()) {
+            self.restart_dead(x.len(), settings.dead_window, seed);
+        }
         self.done += 1;
         Ok(report)
     }
@@ -183,6 +190,7 @@ impl Trainer {
         let whole = 2.0 / xc.len() as f32;
         let (adam, trains_decoder) = (settings.adam, self.rule.second() == Second::Error);
         let gather = Gather {
+            d,
             main: &self.main,
             second: &self.second,
             levels: self.rule.levels(),
@@ -199,14 +207,15 @@ impl Trainer {
             None => whole,
         };
         let [enc, enc_b, dec, dec_b] = &mut self.moments;
-        let size = LATENTS * d;
+        let at_once = gather.latents_at_once();
+        let size = at_once * d;
         let encoder = (
             self.weights.w_enc.par_chunks_mut(size),
             enc.m.par_chunks_mut(size),
             enc.v.par_chunks_mut(size),
-            self.weights.b_enc.par_chunks_mut(LATENTS),
-            enc_b.m.par_chunks_mut(LATENTS),
-            enc_b.v.par_chunks_mut(LATENTS),
+            self.weights.b_enc.par_chunks_mut(at_once),
+            enc_b.m.par_chunks_mut(at_once),
+            enc_b.v.par_chunks_mut(at_once),
         );
         let decoder = (self.weights.w_dec.par_chunks_mut(size), dec.m.par_chunks_mut(size), dec.v.par_chunks_mut(size));
         let through_encoder: Vec<Vec<f32>> = (encoder, decoder)
@@ -214,24 +223,25 @@ impl Trainer {
             .enumerate()
             .map(|(number, ((w_enc, m_enc, v_enc, b_enc, m_b, v_b), (w_dec, m_dec, v_dec)))| {
                 let mut through = vec![0.0; d];
-                let (mut g_enc, mut g_dec) = (vec![0.0; d], vec![0.0; d]);
-                for i in 0..b_enc.len() {
-                    let (j, row) = (number * LATENTS + i, i * d..(i + 1) * d);
-                    let (first, other) = gather.latent(j, &w_enc[row.clone()], &mut g_enc, &mut g_dec);
+                let Gradients { mut enc, mut dec, first, second } = gather.latents(number * at_once, w_enc);
+                let rows = enc.chunks_exact_mut(d).zip(dec.chunks_exact_mut(d));
+                for (i, (g_enc, g_dec)) in rows.enumerate() {
+                    let (first, other) = (first[i], second[i]);
+                    let row = i * d..(i + 1) * d;
                     add_scaled(&mut through, -(first + other), &w_enc[row.clone()]);
-                    scale(&mut g_enc, c);
-                    scale(&mut g_dec, c);
+                    scale(g_enc, c);
+                    scale(g_dec, c);
                     if settings.shrink > 0.0 {
                         scale(&mut w_enc[row.clone()], 1.0 - settings.shrink);
                     }
-                    adam.apply(&mut w_enc[row.clone()], &mut m_enc[row.clone()], &mut v_enc[row.clone()], &g_enc);
+                    adam.apply(&mut w_enc[row.clone()], &mut m_enc[row.clone()], &mut v_enc[row.clone()], g_enc);
                     let g_b = if trains_decoder { first + other } else { other };
                     adam.apply(&mut b_enc[i..=i], &mut m_b[i..=i], &mut v_b[i..=i], &[c * g_b]);
                     // The part along the row would only change its length, which the next line takes back.
                     let w = &mut w_dec[row.clone()];
-                    let along = dot(&g_dec, w);
-                    add_scaled(&mut g_dec, -along, w);
-                    adam.apply(w, &mut m_dec[row.clone()], &mut v_dec[row], &g_dec);
+                    let along = dot(g_dec, w);
+                    add_scaled(g_dec, -along, w);
+                    adam.apply(w, &mut m_dec[row.clone()], &mut v_dec[row], g_dec);
                     normalise(w);
                 }
                 through
@@ -245,6 +255,50 @@ impl Trainer {
         self.rule.update(&adam, c);
     }
 
+    /// Gives every dead latent the direction of the error of a token, drawn with the square of its error for a weight,
+    /// and an encoder row of a fifth of the length that those of the others have; see [`Options::resample`].
+    ///
+    /// [`Options::resample`]: crate::sae::Options::resample
+    fn restart_dead(&mut self, size: usize, window: u64, seed: u64) {
+        let d = self.weights.d;
+        let dead: Vec<usize> = (0..self.weights.latents).filter(|&j| self.silent[j] >= window).collect();
+        let alive = self.weights.latents - dead.len();
+        let errors = &self.main.r[self.main.r.len() - size..];
+        let mut until = 0.0;
+        let sums: Vec<f64> = errors
+            .chunks_exact(d)
+            .map(|r| {
+                until += f64::from(dot(r, r));
+                until
+            })
+            .collect();
+        if dead.is_empty() || alive == 0 || until == 0.0 {
+            return;
+        }
+        let length = |j: usize| {
+            f64::from(dot(&self.weights.w_enc[j * d..(j + 1) * d], &self.weights.w_enc[j * d..(j + 1) * d])).sqrt()
+        };
+        let whole: f64 = (0..self.weights.latents).filter(|&j| self.silent[j] < window).map(length).sum();
+        let share = 0.2 * (whole / alive as f64) as f32;
+        let mut random = stream(seed, "resampled latents", self.done as u64);
+        for j in dead {
+            let drawn = f64::from(random.range(0.0, 1.0)) * until;
+            let t = sums.partition_point(|s| *s <= drawn).min(sums.len() - 1);
+            let rows = j * d..(j + 1) * d;
+            let (decoder, encoder) = (&mut self.weights.w_dec[rows.clone()], &mut self.weights.w_enc[rows.clone()]);
+            decoder.iter_mut().zip(&errors[t * d..(t + 1) * d]).for_each(|(w, r)| *w = -r); // r is x̂ − x
+            normalise(decoder);
+            encoder.iter_mut().zip(decoder.iter()).for_each(|(e, w)| *e = share * w);
+            self.weights.b_enc[j] = 0.0;
+            for (moments, range) in self.moments.iter_mut().zip([rows.clone(), j..j + 1, rows, 0..0]) {
+                moments.m[range.clone()].fill(0.0);
+                moments.v[range].fill(0.0);
+            }
+            self.rule.restart(j);
+            self.silent[j] = 0;
+        }
+    }
+
     /// Share of latents that were silent for the whole window.
     pub(crate) fn dead_share(&self, window: u64) -> f64 {
         self.silent.iter().filter(|&&s| s >= window).count() as f64 / self.silent.len() as f64
@@ -253,6 +307,7 @@ impl Trainer {
 
 /// What the gradients of a latent are summed from.
 struct Gather<'a> {
+    d: usize,
     main: &'a Path,
     second: &'a Path,
     levels: &'a [usize],
@@ -262,58 +317,71 @@ struct Gather<'a> {
     penalty: f32,
 }
 
+/// The gradients of the rows of some latents, but for the factor of all.
+struct Gradients {
+    enc: Vec<f32>,
+    dec: Vec<f32>,
+    /// Σ s of every latent, of both codes.
+    first: Vec<f32>,
+    second: Vec<f32>,
+}
+
 impl Gather<'_> {
-    /// The gradients of the rows of latent `j`, but for the factor of all; returns Σ s of both codes.
-    fn latent(&self, j: usize, w_enc: &[f32], g_enc: &mut [f32], g_dec: &mut [f32]) -> (f32, f32) {
-        g_enc.fill(0.0);
-        g_dec.fill(0.0);
+    /// How many latents one thread takes at a time.
+    fn latents_at_once(&self) -> usize {
+        let tokens = self.xc.len() / self.d;
+        let pays = |path: &Path| blocks::pay(path.codes.index.len(), tokens, path.codes.latents);
+        if pays(self.main) || pays(self.second) { blocks::UPDATE } else { LATENTS }
+    }
+
+    /// The gradients of the latents from `from` on that have the encoder rows `w_enc`.
+    fn latents(&self, from: usize, w_enc: &[f32]) -> Gradients {
+        let (d, size) = (self.d, self.xc.len());
+        let mut enc = vec![0.0; w_enc.len()];
+        let mut dec = enc.clone();
+        let (mut first, mut second) = (vec![0.0; w_enc.len() / d], vec![0.0; w_enc.len() / d]);
         if self.penalty > 0.0 {
-            add_scaled(g_enc, self.penalty, w_enc);
+            add_scaled(&mut enc, self.penalty, w_enc);
         }
         // A latent's decoder row meets the residual of its level.
-        let level = self.levels.iter().position(|&end| j < end).unwrap_or(0);
-        let residual = &self.main.r[level * self.xc.len()..(level + 1) * self.xc.len()];
-        let first = gather(&self.main.by_latent, j, self.xc, Some(residual), g_enc, g_dec);
-        let decoded = self.trains_decoder.then_some(&self.second.r[..]);
-        (first, gather(&self.second.by_latent, j, self.xc, decoded, g_enc, g_dec))
+        let nested = |j: usize| {
+            let level = self.levels.iter().position(|&end| j < end).unwrap_or(0);
+            Some(&self.main.r[level * size..(level + 1) * size])
+        };
+        let other = |_: usize| self.trains_decoder.then_some(&self.second.r[..]);
+        blocks::gather(&self.main.by_latent, from, d, self.xc, nested, &mut enc, &mut dec, &mut first);
+        blocks::gather(&self.second.by_latent, from, d, self.xc, other, &mut enc, &mut dec, &mut second);
+        Gradients { enc, dec, first, second }
     }
 
     /// ‖gradient‖² over the shared weights, but for the factor of all; `sum_r` is as in [`Trainer::update`].
     fn squares(&self, weights: &Weights, sum_r: &[f32]) -> f64 {
         let d = weights.d;
-        let parts: Vec<(f64, Vec<f32>)> = (0..weights.latents.div_ceil(LATENTS))
-            .into_par_iter()
-            .map(|number| {
-                let (mut squares, mut through) = (0.0, vec![0.0; d]);
-                let (mut g_enc, mut g_dec) = (vec![0.0; d], vec![0.0; d]);
-                for j in number * LATENTS..((number + 1) * LATENTS).min(weights.latents) {
-                    let (w_enc, w_dec) = (&weights.w_enc[j * d..(j + 1) * d], &weights.w_dec[j * d..(j + 1) * d]);
-                    let (first, other) = self.latent(j, w_enc, &mut g_enc, &mut g_dec);
-                    add_scaled(&mut through, -(first + other), w_enc);
-                    let along = dot(&g_dec, w_dec);
-                    add_scaled(&mut g_dec, -along, w_dec);
-                    let bias = if self.trains_decoder { first + other } else { other };
-                    squares += f64::from(dot(&g_enc, &g_enc) + dot(&g_dec, &g_dec) + bias * bias);
-                }
-                (squares, through)
-            })
-            .collect();
+        let at_once = self.latents_at_once();
+        let parts: Vec<(f64, Vec<f32>)> =
+            (weights.w_enc.par_chunks(at_once * d), weights.w_dec.par_chunks(at_once * d))
+                .into_par_iter()
+                .enumerate()
+                .map(|(number, (w_enc, w_dec))| {
+                    let (mut squares, mut through) = (0.0, vec![0.0; d]);
+                    let Gradients { enc, mut dec, first, second } = self.latents(number * at_once, w_enc);
+                    let rows = enc.chunks_exact(d).zip(dec.chunks_exact_mut(d)).enumerate();
+                    for (i, (g_enc, g_dec)) in rows {
+                        let (w_enc, w_dec) = (&w_enc[i * d..(i + 1) * d], &w_dec[i * d..(i + 1) * d]);
+                        let (first, other) = (first[i], second[i]);
+                        add_scaled(&mut through, -(first + other), w_enc);
+                        let along = dot(g_dec, w_dec);
+                        add_scaled(g_dec, -along, w_dec);
+                        let bias = if self.trains_decoder { first + other } else { other };
+                        squares += f64::from(dot(g_enc, g_enc) + dot(g_dec, g_dec) + bias * bias);
+                    }
+                    (squares, through)
+                })
+                .collect();
         let mut sum = sum_r.to_vec();
         parts.iter().for_each(|(_, through)| add_scaled(&mut sum, 1.0, through));
         parts.iter().map(|p| p.0).sum::<f64>() + f64::from(dot(&sum, &sum))
     }
-}
-
-/// Adds latent `j`'s Σ s·xc to `g_enc` and, if its decoder row learns from `r`, Σ z·r to `g_dec`; returns Σ s.
-fn gather(entries: &ByLatent, j: usize, xc: &[f32], r: Option<&[f32]>, g_enc: &mut [f32], g_dec: &mut [f32]) -> f32 {
-    let range = entries.offsets[j]..entries.offsets[j + 1];
-    let (tokens, values, slopes) =
-        (&entries.token[range.clone()], &entries.value[range.clone()], &entries.slope[range]);
-    add_rows(g_enc, slopes, tokens, xc);
-    if let Some(r) = r {
-        add_rows(g_dec, values, tokens, r);
-    }
-    slopes.iter().sum()
 }
 
 /// Mean over channels of 1 − Var(r)/Var(x); constant channels do not count.

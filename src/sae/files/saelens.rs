@@ -102,8 +102,9 @@ pub(super) fn write(sae: &Sae, folder: &Path) -> Result<()> {
         "metadata": metadata,
     });
     let (n, d) = (sae.latents, sae.d);
+    let w_enc = transposed(&sae.w_enc, n, d);
     let mut arrays = vec![
-        ("W_enc", Array::floats(&transposed(&sae.w_enc, n, d), &[d, n])),
+        ("W_enc", Array::floats(&w_enc, &[d, n])),
         ("b_enc", Array::floats(&sae.b_enc, &[n])),
         ("W_dec", Array::floats(&sae.w_dec, &[n, d])),
         ("b_dec", Array::floats(&sae.b_dec, &[d])),

@@ -347,6 +347,19 @@ fn killed_and_resumed_gives_the_same_bits() {
 }
 
 #[test]
+fn one_thread_or_two_give_the_same_bits() {
+    let (recipe, trajectories) = short();
+    for join in JOINS {
+        let recipe = recipe.clone().join(join);
+        let train = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| recipe.train(&trajectories)).unwrap()
+        };
+        assert_eq!(train(1).sae, train(2).sae, "{join}");
+    }
+}
+
+#[test]
 fn a_file_round_trips_and_what_does_not_fit_is_refused_by_name() {
     let trajectories = linear(3, 4, 200, 0.3);
     let folder = tempfile::tempdir().unwrap();

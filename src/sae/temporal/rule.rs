@@ -171,7 +171,7 @@ impl TideRule {
         let (steps, terms) = (self.steps, &self.settings.terms);
         // A token has one pair of neighbouring steps less than steps.
         let together = terms.temporal * steps as f32 / (steps.max(2) - 1) as f32;
-        cut(codes, slopes).into_par_iter().enumerate().for_each(|(number, mut slopes)| {
+        cut(codes, slopes, ROWS).into_par_iter().enumerate().for_each(|(number, mut slopes)| {
             for t in number * ROWS..((number + 1) * ROWS).min(codes.tokens()) {
                 let (mine, rest) = slopes.split_at_mut(codes.token(t).0.len());
                 slopes = rest;

@@ -36,6 +36,7 @@ fn step(rate: f32) -> Step {
         progress: 1.0,
         judge: true,
         clip: None,
+        resample: None,
         shrink: 0.0,
     }
 }
@@ -352,6 +353,18 @@ fn killed_and_resumed_gives_the_same_bits() {
         let refused = refusal(TideSae::open(&path));
         assert!(refused.contains(word) && refused.contains("tide.safetensors"), "{word}: {refused}");
     }
+}
+
+#[test]
+fn one_thread_or_two_give_the_same_bits() {
+    let (trajectories, _) = planted(6, 8, 60);
+    let recipe = Tide::new(3, 2).batch(240).epochs(3).sample(0.5).progressive(3.0, 0.5);
+    let train = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| recipe.train(&trajectories)).unwrap()
+    };
+    let (one, two) = (train(1), train(2));
+    assert_eq!((&one.sae, &one.history), (&two.sae, &two.history));
 }
 
 #[test]
