@@ -20,8 +20,10 @@
 
 mod batches;
 mod capture;
+pub mod command;
 mod index;
-mod noised;
+mod live;
+pub(crate) mod noised;
 mod recorder;
 pub(crate) mod shard;
 mod store;
@@ -39,6 +41,7 @@ pub use writer::Writer;
 
 use crate::diffusion::hook::{Half, Kind, Site, progress_t};
 use crate::error::{Error, Result};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use shard::Shards;
 use std::ops::Range;
@@ -107,6 +110,11 @@ enum Source {
 pub(crate) trait Rows: std::fmt::Debug + Send + Sync {
     /// Item `i`: `[tokens, d]`, finite numbers.
     fn item(&self, i: usize) -> Result<Vec<f32>>;
+
+    /// Several items, which may be had at less cost together.
+    fn items(&self, wanted: &[usize]) -> Result<Vec<Vec<f32>>> {
+        wanted.par_iter().map(|&i| self.item(i)).collect()
+    }
 }
 
 /// Half-precision bytes of tokens that a shuffle of a store holds at once.

@@ -29,8 +29,9 @@ macro_rules! commands {
 commands! {
     Generate(denoscope::diffusion::pipeline::Generate),
     Forward(denoscope::diffusion::forward::Forward),
+    Capture(denoscope::activations::command::Capture),
     Train(denoscope::sae::command::Train),
-    Evaluate(denoscope::sae::command::Evaluate),
+    Evaluate(denoscope::measure::command::Evaluate),
     Label(denoscope::concepts::command::Label),
     Explore(denoscope::concepts::command::Explore),
     Edit(denoscope::intervene::command::EditPicture),

@@ -2,12 +2,14 @@
 
 pub mod annotate;
 pub mod captions;
+pub mod command;
 pub mod contours;
 pub mod dose;
 pub mod generate;
 pub mod image;
 pub mod interval;
 pub mod judge;
+pub mod loss_recovered;
 pub mod power_law;
 pub mod segmentation;
 pub mod spatial_success;
@@ -20,6 +22,7 @@ pub use dose::TokenDose;
 pub use generate::Generate;
 pub use interval::Interval;
 pub use judge::{Verdict, judge};
+pub use loss_recovered::{LossRecovered, Reconstruct, Recovered};
 pub use power_law::PowerLaw;
 pub use segmentation::Point;
 pub use spatial_success::{SpatialSuccess, Trial};

@@ -21,13 +21,14 @@ pub use crate::intervene::{
 pub use crate::measure::annotate::{Annotation, Annotator};
 pub use crate::measure::generate::Settled;
 pub use crate::measure::{
-    BetaSweep, Interval, PowerLaw, SpatialSuccess, StyleSuccess, StyleTrial, Swept, TokenDose, Trial,
+    BetaSweep, Interval, LossRecovered, PowerLaw, SpatialSuccess, StyleSuccess, StyleTrial, Swept, TokenDose, Trial,
 };
 pub use crate::measure::{contours, interval};
 pub use crate::random::stream;
 pub use crate::sae::{
     BatchTopK, FeatureTrajectory, Gated, Join, JumpReLU, Matryoshka, Modulation, Prediction, Predictors, Quality, ReLU,
-    Residualized, Sae, Spread, Terms, Tide, TideSae, TopK, Trained, TrainedTide, TrainedTrajectories, TrajectorySae,
+    Residualized, Sae, Spread, Terms, Tide, TideSae, TopK, Trained, TrainedTide, TrainedTrajectories, Training,
+    TrajectorySae,
 };
 pub use crate::scene::{
     Background, Caption, Class, Colour, Facts, Mask, Object, Part, Place, Render, Scene, Size, Split, Style,

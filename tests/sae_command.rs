@@ -1,8 +1,9 @@
 //! `denoscope train` and `denoscope evaluate` on a file of activations.
 
 use denoscope::activations::Activations;
+use denoscope::measure::command::Evaluate;
 use denoscope::random::stream;
-use denoscope::sae::command::{Evaluate, Train};
+use denoscope::sae::command::Train;
 use denoscope::sae::{BatchTopK, Options, Sae};
 use safetensors::tensor::{Dtype, TensorView};
 use std::path::{Path, PathBuf};
@@ -50,7 +51,7 @@ fn a_configuration_trains_what_the_library_trains() {
     // The kept configuration trains, and is evaluated, again.
     Train { config: run.join("train.json") }.run().unwrap();
     let latents = folder.path().join("latents.csv");
-    Evaluate { sae: run, config: None, latents: Some(latents.clone()) }.run().unwrap();
+    Evaluate { sae: run, config: None, latents: Some(latents.clone()), loss: None }.run().unwrap();
     let text = std::fs::read_to_string(latents).unwrap();
     assert_eq!((text.lines().count(), text.lines().next()), (16, Some("latent,density,silent_tokens")));
 }

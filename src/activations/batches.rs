@@ -7,6 +7,9 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
+/// Derived items that are asked for at once.
+const TOGETHER: usize = 64;
+
 /// How well batches were mixed: the share of token pairs of a batch that come from one item.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Mixing {
@@ -143,20 +146,27 @@ impl Batches {
                 out.copy_from_slice(&shards.item(i)?);
                 Ok(())
             })?,
-            Source::Derived(rows) => read(&|out, i| {
-                let item = rows.item(i)?;
-                out.convert_from_f32_slice(&item);
-                match out.iter().position(|v| !v.is_finite()) {
-                    None => Ok(()),
-                    Some(at) => Err(Error::invalid(format!(
-                        "{}: {} at item {i}, row {}, channel {} is beyond half precision (65504)",
-                        self.from,
-                        item[at],
-                        at / self.from.d(),
-                        at % self.from.d()
-                    ))),
+            Source::Derived(rows) => {
+                let mut data = vec![f16::ZERO; items.len() * size];
+                for (out, items) in data.chunks_mut(TOGETHER * size).zip(items.chunks(TOGETHER)) {
+                    let wanted: Vec<usize> = items.iter().map(|i| self.from.range.start + i).collect();
+                    let found = rows.items(&wanted)?;
+                    out.par_chunks_mut(size).zip(&found).zip(&wanted).try_for_each(|((out, item), i)| {
+                        out.convert_from_f32_slice(item);
+                        match out.iter().position(|v| !v.is_finite()) {
+                            None => Ok(()),
+                            Some(at) => Err(Error::invalid(format!(
+                                "{}: {} at item {i}, row {}, channel {} is beyond half precision (65504)",
+                                self.from,
+                                item[at],
+                                at / self.from.d(),
+                                at % self.from.d()
+                            ))),
+                        }
+                    })?;
                 }
-            })?,
+                data
+            }
         };
         Ok(Window { number, order, data })
     }

@@ -1,13 +1,15 @@
 //! Capture: generate pictures, keep what flows by.
 
+use super::live::Live;
 use super::noised::{self, Noised};
-use super::{Item, Plan, Recorder, Seen, Store, Writer};
+use super::{Activations, Item, Plan, Recorder, Seen, Store, Writer};
 use crate::diffusion::hook::{Half, Kind, Site, step_at};
 use crate::diffusion::pipeline::Pipeline;
 use crate::error::{Error, Result};
 use crate::progress::{Part, Progress};
 use image::RgbImage;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 /// Items of a shard: what is lost at most when a capture is killed. With 50 steps on two cores the embedded model
 /// makes that many pictures in about a minute.
@@ -163,14 +165,9 @@ impl<'a> Capture<'a> {
     /// A site that the model does not have, nothing to capture, or a folder with a capture of something else: all
     /// before any work. Then whatever stops the generation, or a full disk; shards written before stay valid.
     pub fn run(&self, folder: impl AsRef<Path>) -> Result<Store> {
-        self.pipeline.check(&self.sites)?;
-        // Some schedulers take one pass more than they are asked for.
-        let steps = self.pipeline.scheduler.scheduler(self.steps)?.timesteps().len();
+        let plan = self.checked()?;
         let noised = self.pictures.as_ref().map(|p| Noised::new(self.pipeline, p, self.steps)).transpose()?;
-        if let Some(found) = self.pictures.as_ref().map(Vec::len).filter(|&n| n != self.prompts.len()) {
-            return Err(Error::invalid(format!("capture: {found} pictures for {} prompts", self.prompts.len())));
-        }
-        let writer = Writer::open(folder, self.plan(steps))?;
+        let writer = Writer::open(folder, plan)?;
         let plan = writer.plan();
         let recorder = Recorder::new(&plan.sites, &plan.kept, &plan.halves);
         let total = plan.items.len();
@@ -201,6 +198,63 @@ impl<'a> Capture<'a> {
             progress.at(items.end, "");
         }
         writer.finish()
+    }
+
+    /// The activations without storing any: items are made by `model`, the one that this capture is from, whenever their
+    /// tokens are asked for. One site, one stage and one half only.
+    ///
+    /// A shuffle holds as many items as fit its [buffer](Activations::buffer), so that an epoch runs the model once for
+    /// each item (twice where what is judged lies before or after it). For a training of one epoch that is less work than
+    /// a store, and no disk; several epochs, or several trainings that cannot go
+    /// [together](crate::sae::Training::together), are cheaper from a store.
+    ///
+    /// ```no_run
+    /// use denoscope::prelude::*;
+    /// use std::sync::Arc;
+    ///
+    /// let model = Arc::new(Pipeline::open("scene-unet")?);
+    /// let prompts: Vec<String> =
+    ///     (0..10_000).map(|i| Scene::sample(Split::Train, i).full_caption().text).collect();
+    /// let middle = Capture::new(&model)
+    ///     .at("mid_block.attentions.0", Kind::Residual)
+    ///     .stages([0.5])
+    ///     .prompts(&prompts)
+    ///     .live(&model)?;
+    /// let sae = TopK::new(4, 20).epochs(1).train(&middle)?;
+    /// # Ok::<(), denoscope::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`run`](Self::run), before any work; several sites, stages or halves; another model.
+    pub fn live(&self, model: &Arc<Pipeline>) -> Result<Activations> {
+        if !std::ptr::eq(self.pipeline, &raw const **model) {
+            return Err(Error::invalid(format!(
+                "a capture from {} asked to run {}: give the same model",
+                self.pipeline.name(),
+                model.name()
+            )));
+        }
+        let plan = self.checked()?;
+        Live {
+            pipeline: model.clone(),
+            plan,
+            pictures: self.pictures.clone(),
+            steps: self.steps,
+            batch: self.batch,
+            turn: Mutex::new(()),
+        }
+        .activations()
+    }
+
+    /// The plan, after what can be known to fail.
+    fn checked(&self) -> Result<Plan> {
+        self.pipeline.check(&self.sites)?;
+        // Some schedulers take one pass more than they are asked for.
+        let steps = self.pipeline.scheduler.scheduler(self.steps)?.timesteps().len();
+        if let Some(found) = self.pictures.as_ref().map(Vec::len).filter(|&n| n != self.prompts.len()) {
+            return Err(Error::invalid(format!("capture: {found} pictures for {} prompts", self.prompts.len())));
+        }
+        Ok(self.plan(steps))
     }
 
     fn plan(&self, steps: usize) -> Plan {

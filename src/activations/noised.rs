@@ -25,14 +25,7 @@ pub(super) struct Noised<'a> {
 impl<'a> Noised<'a> {
     /// Refuses pictures of another size than the model's.
     pub(super) fn new(pipeline: &'a Pipeline, pictures: &'a [RgbImage], steps: usize) -> Result<Self> {
-        let (h, w) = pipeline.picture_size();
-        if let Some((i, p)) = pictures.iter().enumerate().find(|(_, p)| p.dimensions() != (w as u32, h as u32)) {
-            return Err(Error::Shape {
-                what: format!("picture {i} (height, width)"),
-                found: vec![p.height() as usize, p.width() as usize],
-                expected: vec![h, w],
-            });
-        }
+        check(pipeline, pictures)?;
         let timesteps = pipeline.scheduler.scheduler(steps)?.timesteps().to_vec();
         Ok(Self { pipeline, pictures, timesteps, schedule: pipeline.scheduler.noise_schedule() })
     }
@@ -45,7 +38,8 @@ impl<'a> Noised<'a> {
             let wanted: Vec<_> = ids.iter().map(|i| &plan.items[items.start + i]).collect();
             let prompts: Vec<&str> = wanted.iter().map(|item| item.prompt.as_str()).collect();
             let seeds: Vec<u64> = wanted.iter().map(|item| item.seed).collect();
-            let clean = self.encode(&self.pictures[items.start + start..items.start + start + ids.len()])?;
+            let first = items.start + start;
+            let clean = latents(self.pipeline, &self.pictures[first..first + ids.len()])?;
             let (_, h, w, _) = clean.dims4()?;
             let noise = self.pipeline.noise(&seeds, h, w)?;
             let text = |half: &Half| match half {
@@ -66,14 +60,27 @@ impl<'a> Noised<'a> {
         }
         self.pictures[items].iter().map(png).collect()
     }
+}
 
-    /// The scaled latents of some pictures: the mean of what the encoder says.
-    fn encode(&self, pictures: &[RgbImage]) -> Result<Tensor> {
-        let (w, h) = (pictures[0].width() as usize, pictures[0].height() as usize);
-        let values: Vec<f32> = pictures.iter().flat_map(|p| p.as_raw()).map(|&v| f32::from(v) / 127.5 - 1.0).collect();
-        let x = Tensor::from_vec(values, (pictures.len(), h, w, 3), self.pipeline.device())?;
-        Ok((self.pipeline.vae.encode(&x)?.mean * self.pipeline.vae.scaling_factor())?)
+/// Refuses pictures of another size than the model's.
+pub(crate) fn check(pipeline: &Pipeline, pictures: &[RgbImage]) -> Result<()> {
+    let (h, w) = pipeline.picture_size();
+    match pictures.iter().enumerate().find(|(_, p)| p.dimensions() != (w as u32, h as u32)) {
+        None => Ok(()),
+        Some((i, p)) => Err(Error::Shape {
+            what: format!("picture {i} (height, width)"),
+            found: vec![p.height() as usize, p.width() as usize],
+            expected: vec![h, w],
+        }),
     }
+}
+
+/// The scaled latents of some pictures: the mean of what the encoder says.
+pub(crate) fn latents(pipeline: &Pipeline, pictures: &[RgbImage]) -> Result<Tensor> {
+    let (w, h) = (pictures[0].width() as usize, pictures[0].height() as usize);
+    let values: Vec<f32> = pictures.iter().flat_map(|p| p.as_raw()).map(|&v| f32::from(v) / 127.5 - 1.0).collect();
+    let x = Tensor::from_vec(values, (pictures.len(), h, w, 3), pipeline.device())?;
+    Ok((pipeline.vae.encode(&x)?.mean * pipeline.vae.scaling_factor())?)
 }
 
 /// A digest of pictures, to tell one set from another.

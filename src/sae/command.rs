@@ -1,9 +1,9 @@
-//! `denoscope train` and `denoscope evaluate`.
+//! `denoscope train`, and the activations that its configuration names.
 
 use super::form::Form;
 use super::recipe::Recipe;
 use super::tensors::Arrays;
-use super::{Architecture, Options, Quality, Sae};
+use super::{Options, Quality};
 use crate::activations::shard::atomically;
 use crate::activations::{Activations, Store};
 use crate::diffusion::hook::{Half, Kind};
@@ -20,21 +20,8 @@ const CONFIG: &str = "train.json";
 #[derive(Debug, Clone, Args)]
 pub struct Train {
     /// JSON: activations (store, module, kind, half, t; or file, tensor), sae (architecture and its settings), expansion,
-    /// options, run (the folder for checkpoints, log.csv and the result). Paths are relative to the current folder.
+    /// options, run (the folder for checkpoints, log.csv, report.html and the result). Paths are relative to the current folder.
     pub config: PathBuf,
-}
-
-/// Measure a sparse autoencoder on activations, beside a random dictionary.
-#[derive(Debug, Clone, Args)]
-pub struct Evaluate {
-    /// Folder of the SAE, in anybody's layout.
-    pub sae: PathBuf,
-    /// Configuration whose activations are taken; otherwise that of the SAE's own training, if it lies beside it.
-    #[arg(long)]
-    pub config: Option<PathBuf>,
-    /// Also writes the density and silence of every latent to this CSV file.
-    #[arg(long)]
-    pub latents: Option<PathBuf>,
 }
 
 /// What `denoscope train` reads.
@@ -150,6 +137,7 @@ impl Train {
             ..Recipe::new(config.expansion)
         };
         let trained = recipe.train(&config.sae, &activations)?;
+        trained.report().save(config.run.join("report.html"))?;
         let text = serde_json::to_string_pretty(&config).map_err(|e| Error::format(&self.config, e))?;
         atomically(&config.run.join(CONFIG), |out| out.write_all(text.as_bytes()))?;
         println!("{}\n{}", trained.sae, config.run.display());
@@ -160,39 +148,8 @@ impl Train {
     }
 }
 
-impl Evaluate {
-    /// Runs the command.
-    ///
-    /// # Errors
-    /// If the SAE or the activations cannot be read, or do not fit each other.
-    pub fn run(self) -> Result<()> {
-        let sae = Sae::load(&self.sae)?;
-        let config = self.config.unwrap_or_else(|| self.sae.join(CONFIG));
-        let activations = Config::read(&config)?.activations.open()?;
-        let quality = sae.measure(&activations)?;
-        // As many latents on a token as the SAE takes, or nearly.
-        let k = match sae.architecture {
-            Architecture::TopK { k } => k,
-            _ => (quality.l0.round() as usize).clamp(1, sae.latents),
-        };
-        let random = Sae::random(sae.d, sae.latents, k, 0)?.centred(&activations)?.measure(&activations)?;
-        println!("{sae}\n{activations}");
-        print!("{}", table(&[("SAE", &quality), ("random dictionary", &random)]));
-        match self.latents {
-            Some(path) => {
-                let mut text = "latent,density,silent_tokens\n".to_string();
-                for (j, (density, silent)) in quality.density.iter().zip(&quality.silent).enumerate() {
-                    let _ = writeln!(text, "{j},{density},{silent}"); // writing to a string cannot fail
-                }
-                atomically(&path, |out| out.write_all(text.as_bytes()))
-            }
-            None => Ok(()),
-        }
-    }
-}
-
 /// Measures side by side, for a terminal.
-fn table(columns: &[(&str, &Quality)]) -> String {
+pub(crate) fn table(columns: &[(&str, &Quality)]) -> String {
     let mut text = format!("{:<20}", "");
     let mut line = |cells: &mut dyn Iterator<Item = &str>| {
         cells.for_each(|cell| {
