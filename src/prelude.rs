@@ -3,8 +3,8 @@
 pub use crate::activations::{Activations, Capture, Store, Trajectories};
 pub use crate::concepts::truth;
 pub use crate::concepts::{
-    Agreement, Composition, Contrast, Dictionary, Effect, Embedding, Label, LabelledMask, Labelling, Maps, Summary,
-    Survey, Timeline, Vocabulary, Weighting, WordVectors, top_concepts,
+    Agreement, Composition, Contrast, Dictionary, Effect, Embedding, Label, LabelledMask, Labelling, Maps, MaskFile,
+    Summary, Survey, Timeline, Vocabulary, Weighting, WordVectors, top_concepts,
 };
 pub use crate::diffusion::captions::Precomputed;
 pub use crate::diffusion::hook::{Half, Hook, Kind, Site, Visit};

@@ -68,6 +68,12 @@ impl Store {
         self.chosen.kept.iter().map(|&s| (s, progress_t(s, self.chosen.steps))).collect()
     }
 
+    /// The file of the generated picture of item `i`.
+    #[must_use]
+    pub fn image_path(&self, i: usize) -> PathBuf {
+        image_path(&self.folder, i)
+    }
+
     /// The generated picture of item `i`.
     ///
     /// # Errors

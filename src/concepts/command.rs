@@ -3,16 +3,18 @@
 use super::build::Labelling;
 use super::dictionary::Dictionary;
 use super::effect::Effect;
-use super::label::Vocabulary;
+use super::label::{LabelledMask, Vocabulary};
 use super::labeller::{Compare, Options, Rule, Scale};
+use super::masks::MaskFile;
 use super::source::Masks;
 use super::survey::Survey;
+use crate::activations::Store;
 use crate::error::{Error, Result};
 use crate::figure::Explorer;
 use crate::sae::Sae;
 use crate::sae::command::source;
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Label the latents of a sparse autoencoder by the overlap of their maps with masks.
 #[derive(Debug, Clone, Args)]
@@ -25,6 +27,12 @@ pub struct Label {
     /// Who says what is in the pictures.
     #[arg(long, value_enum, default_value = "annotator")]
     pub masks: Masks,
+    /// Masks from a file in place of that: COCO's JSON, Grounded-SAM 2's, or a folder of either or of PNG masks.
+    #[arg(long)]
+    pub mask_file: Option<PathBuf>,
+    /// Leaves faulty entries of the mask file out, and says which, in place of refusing the file.
+    #[arg(long, requires = "mask_file")]
+    pub sound_only: bool,
     /// Kinds of labels: class, colour, part, background, style, shadow, depth; all by default.
     #[arg(long, value_delimiter = ',')]
     pub kinds: Vec<Vocabulary>,
@@ -60,6 +68,15 @@ pub struct Label {
     pub csv: Option<PathBuf>,
 }
 
+/// The masks of a store's pictures from a file, in some vocabularies.
+fn read_masks(path: &Path, sound: bool, store: &Store, kinds: &[Vocabulary]) -> Result<Vec<Vec<LabelledMask>>> {
+    let file = if sound { MaskFile::open_sound(path)? } else { MaskFile::open(path)? };
+    file.problems().iter().for_each(|problem| eprintln!("left out: {problem}"));
+    let mut masks = file.for_store(store)?;
+    masks.iter_mut().for_each(|of| of.retain(|m| kinds.contains(&m.label.vocabulary)));
+    Ok(masks)
+}
+
 impl Label {
     /// Runs the command.
     ///
@@ -69,7 +86,10 @@ impl Label {
         let sae = Sae::load(&self.sae)?;
         let source = source(&self.sae, self.config.as_deref())?;
         let kinds = if self.kinds.is_empty() { Vocabulary::ALL.to_vec() } else { self.kinds.clone() };
-        let masks = self.masks.of(&source.store()?, &kinds)?;
+        let masks = match &self.mask_file {
+            Some(path) => read_masks(path, self.sound_only, &source.store()?, &kinds)?,
+            None => self.masks.of(&source.store()?, &kinds)?,
+        };
         let options = Options {
             scale: if self.min_max { Scale::MinMax } else { Scale::Max },
             threshold: self.threshold,

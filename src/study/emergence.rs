@@ -3,7 +3,7 @@
 use super::scale::Scale;
 use crate::activations::{Capture, Store};
 use crate::concepts::source::annotated;
-use crate::concepts::{LabelledMask, Vocabulary};
+use crate::concepts::{LabelledMask, MaskFile, Vocabulary};
 use crate::diffusion::hook::Half;
 use crate::diffusion::pipeline::Pipeline;
 use crate::error::{Error, Result};
@@ -14,6 +14,9 @@ use std::path::{Path, PathBuf};
 
 /// The environment variable with a file of prompts, one a line, for [`Scale::Paper`].
 pub const PROMPTS: &str = "DENOSCOPE_PROMPTS";
+
+/// The environment variable with a file or folder of masks, for [`Scale::Paper`].
+pub const MASKS: &str = "DENOSCOPE_MASKS";
 
 /// A block that the paper looks at, and where it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,16 +179,26 @@ impl Emergence {
             .run(self.folder.join("activations"))
     }
 
-    /// What the annotator finds in the pictures of the capture: one list of masks a picture.
+    /// What the annotator finds in the pictures of the capture: one list of masks a picture. At [`Scale::Paper`] what an
+    /// annotator of the open world has found (the paper took RAM, Grounding DINO and SAM): the file or folder that
+    /// `DENOSCOPE_MASKS` names, see [`MaskFile`].
     ///
     /// # Errors
-    /// A picture that cannot be read or judged.
+    /// A picture that cannot be read or judged; at [`Scale::Paper`], no such file, or as [`MaskFile::open`].
     pub fn masks(
         &self,
         store: &Store,
         annotator: &dyn Annotator,
         vocabularies: &[Vocabulary],
     ) -> Result<Vec<Vec<LabelledMask>>> {
+        if self.scale == Scale::Paper {
+            let path = std::env::var(MASKS).map_err(|_| {
+                let folder = self.folder.join("activations");
+                let problem = "the scale `paper` takes masks from a file, made of the pictures in";
+                Error::invalid(format!("{problem} {}: set {MASKS} to it", folder.display()))
+            })?;
+            return MaskFile::open(path)?.for_store(store);
+        }
         annotated(store, annotator, vocabularies)
     }
 
