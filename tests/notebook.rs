@@ -152,15 +152,22 @@ fn every_way_a_cell_can_fail_is_reported() {
 fn the_studies_run_at_smoke_scale_and_sum_up_their_claims() {
     let Some(place) = lab("the_studies_run_at_smoke_scale") else { return };
     let folder = tempfile::tempdir().unwrap();
-    // What an earlier version of the model left there would be refused, not mixed in.
-    let _ = std::fs::remove_dir_all(place.notebooks().join("emergence/work/smoke"));
+    let studies = ["emergence", "tide"];
+    // What an earlier version of the models left there would be refused, not mixed in.
+    for study in studies {
+        let _ = std::fs::remove_dir_all(place.notebooks().join(study).join("work/smoke"));
+    }
     let done = Command::new(env!("CARGO_BIN_EXE_denoscope"))
-        .args(["reproduce", "emergence", "--out"])
+        .arg("reproduce")
+        .args(studies)
+        .arg("--out")
         .arg(folder.path())
         .env("DENOSCOPE_SCALE", "smoke")
         .output()
         .unwrap();
     let said = String::from_utf8([done.stdout, done.stderr].concat()).unwrap();
     assert!(done.status.success(), "{said}");
-    assert!(said.contains("claims of emergence: "), "{said}");
+    for study in studies {
+        assert!(said.contains(&format!("claims of {study}: ")), "{said}");
+    }
 }

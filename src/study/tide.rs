@@ -1,7 +1,7 @@
 //! The setting of *TIDE: Temporal-Aware Sparse Autoencoders for Interpretable Diffusion Transformers* (arXiv 2503.07050).
 
 use super::scale::Scale;
-use crate::activations::{Capture, Description, Store, Trajectories};
+use crate::activations::{Activations, Capture, Description, Store, Trajectories};
 use crate::diffusion::hook::{Half, Kind, progress_t, step_at};
 use crate::diffusion::pipeline::Pipeline;
 use crate::error::{Error, Result};
@@ -208,7 +208,26 @@ impl TideStudy {
         store.module(&Self::module(block))?.trajectories(self.times())
     }
 
-    /// The modulation of a block's self-attention at the steps of `trajectories`, from which TIDE starts.
+    /// The same outputs without the order of time, each moment of a picture an item of its own: what an SAE that is not
+    /// told the step is trained on. Held in memory.
+    ///
+    /// # Errors
+    /// Activations that cannot be read.
+    pub fn timeless(&self, trajectories: &Trajectories) -> Result<Activations> {
+        let (mut items, mut data) = (Vec::new(), Vec::new());
+        for step in 0..trajectories.steps() {
+            let at = trajectories.step(step);
+            for (i, item) in trajectories.items().iter().enumerate() {
+                items.push(item.clone());
+                data.extend(at.item(i)?);
+            }
+        }
+        // Of no one step any more, so that no edit takes it for one of the first.
+        let about = Description { fingerprint: String::new(), ..trajectories.step(0).about().clone() };
+        Activations::described(about, items, data)
+    }
+
+    /// The modulation of a block's self-attention at the steps of `trajectories`, from which the paper's TIDE starts.
     ///
     /// # Errors
     /// As [`Pipeline::modulation`].
@@ -218,12 +237,17 @@ impl TideStudy {
         Modulation::pretrained(trajectories, &own.scale_msa, &own.shift_msa)
     }
 
-    /// The recipe of one variant: the paper's loss for TIDE, squares alone for the others.
+    /// The recipe of one variant: all terms of the paper's loss for TIDE, squares alone for the others.
+    ///
+    /// TIDE's modulation starts from the identity, not from the block's own adaLN as in the paper: that is made for the
+    /// block's normalised input, and where it nearly erases a channel, undoing it magnifies the error. After 96 steps on
+    /// block 6 of `scene-dit` the error on unlike pictures was .265 without a modulation, .257 from the identity and .727
+    /// from the block's own.
     #[must_use]
-    pub fn recipe(&self, variant: Variant, d: usize, start: &Modulation) -> Tide {
+    pub fn recipe(&self, variant: Variant, d: usize) -> Tide {
         let recipe = Tide::new(self.expansion(), self.k(d)).epochs(self.scale.pick(2, 12, 1));
         let recipe = match variant {
-            Variant::Tide | Variant::TideSampled => recipe.modulation(start.clone()),
+            Variant::Tide | Variant::TideSampled => recipe,
             Variant::Plain | Variant::PlainSampled => recipe.terms(Terms::squares()).train_modulation(false),
         };
         if variant.is_sampled() { recipe.sample(Self::SAMPLE) } else { recipe }
@@ -234,13 +258,12 @@ impl TideStudy {
     ///
     /// # Errors
     /// A block that was not captured; whatever stops a training.
-    pub fn train(&self, model: &Pipeline, captured: &Captured, block: usize, variant: Variant) -> Result<TrainedTide> {
+    pub fn train(&self, captured: &Captured, block: usize, variant: Variant) -> Result<TrainedTide> {
         let all = self.block(&captured.train, block)?;
         let share = if variant.is_sampled() { 1.0 } else { Self::SAMPLE };
         let trajectories = all.range(0..((all.len() as f64 * share) as usize).max(2))?;
-        let start = self.modulation(model, block, &trajectories)?;
         let name = format!("{}-{block}", variant.name().to_lowercase().replace([' ', '(', ')'], ""));
-        self.recipe(variant, trajectories.d(), &start).run(self.folder.join("saes").join(name)).train(&trajectories)
+        self.recipe(variant, trajectories.d()).run(self.folder.join("saes").join(name)).train(&trajectories)
     }
 
     /// The SAE of a step of a generation of [`steps`](Self::steps) steps, its modulation between those it was trained with; it
@@ -317,9 +340,12 @@ mod tests {
         let captured = study.capture(&model).unwrap();
         let unseen = study.block(&captured.unseen, 3).unwrap();
         let own = study.modulation(&model, 3, &unseen).unwrap();
+        let timeless = study.timeless(&unseen).unwrap();
+        assert_eq!(timeless.len(), 5 * unseen.len());
+        assert_eq!(timeless.item(unseen.len() + 2).unwrap(), unseen.step(1).item(2).unwrap());
         assert!(own.scale.iter().any(|a| a.abs() > 1e-3), "a trained modulation is not the identity");
         for variant in Variant::ALL {
-            let trained = study.train(&model, &captured, 3, variant).unwrap();
+            let trained = study.train(&captured, 3, variant).unwrap();
             assert_eq!(trained.latents(), 2 * unseen.d());
             assert!(trained.measure(&unseen).unwrap().cosine > 0.2, "{variant}");
         }
