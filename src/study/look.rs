@@ -185,7 +185,7 @@ mod tests {
     fn parts_cover_all_and_are_not_empty() {
         let parts = Parts::of(400).unwrap();
         assert_eq!((parts.label, parts.validation, parts.test), (0..240, 240..320, 320..400));
-        assert!(Parts::of(5).is_ok() && Parts::of(3).unwrap_err().to_string().contains("3 pictures"));
+        assert!(Parts::of(5).is_ok() && Parts::of(2).unwrap_err().to_string().contains("2 pictures"));
     }
 
     #[test]
