@@ -11,6 +11,7 @@ pub mod attention;
 pub(crate) mod cholesky;
 pub mod convolution;
 pub mod normalisation;
+mod panels;
 pub mod pointwise;
 pub mod product;
 pub(crate) mod sparse;

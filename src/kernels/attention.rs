@@ -1,7 +1,8 @@
 //! Scaled dot-product attention on channels-last slices, forward and backward.
 
-use super::pointwise::{scale_and_add, softmax_back_rows, softmax_rows};
-use super::product::{Matrix, Precision, for_each_chunk, product};
+use super::panels::{self, Packed};
+use super::pointwise::{exponentials_of_rows, scale_and_add, softmax_back_rows, softmax_rows};
+use super::product::{Matrix, Precision, for_each_chunk, on_tiles, product};
 
 /// Sizes of an attention.
 #[derive(Debug, Clone, Copy)]
@@ -68,6 +69,9 @@ pub fn attention(
     precision: Precision,
     out: &mut [f32],
 ) {
+    if panels::available() && !on_tiles(precision) && !s.causal {
+        return by_panels(q, k, v, s, bias, out);
+    }
     let c = s.channels();
     let blocks = s.n.div_ceil(ROWS);
     // Items are cut into blocks of queries; all blocks but an item's last are whole.
@@ -90,6 +94,78 @@ pub fn attention(
             product(&mut out[h * s.width..], c, p, s.head(v, h), (rows, s.m, s.width), false, precision);
         }
     });
+}
+
+/// Queries that are processed together by panels, and keys: their scores, 288 KiB, stay in a second-level cache.
+const QUERIES: usize = 192;
+const KEYS: usize = 384;
+
+/// Keys come in blocks: what was summed for the ones before is scaled down where a larger score turns up (Milakov and
+/// Gimelshein 2018, "Online normalizer calculation for softmax"; Dao et al. 2022).
+fn by_panels(q: &[f32], k: &[f32], v: &[f32], s: Shape, bias: Option<Bias<'_>>, out: &mut [f32]) {
+    let c = s.channels();
+    for (item, out) in out.chunks_mut(s.n * c).enumerate() {
+        for h in 0..s.heads {
+            // A block of keys, with its values, is packed once for all queries.
+            let mut blocks: Vec<Option<[Packed; 2]>> = (0..s.m.div_ceil(KEYS)).map(|_| None).collect();
+            for_each_chunk(&mut blocks, 1, |(i, block)| {
+                let keys = KEYS.min(s.m - i * KEYS);
+                let from = (item * s.m + i * KEYS) * c;
+                let (k, v) = (s.head(&k[from..], h).t(), s.head(&v[from..], h));
+                block[0] = Some([Packed::new(k, (1, s.width), keys), Packed::new(v, (1, keys), s.width)]);
+            });
+            for_each_chunk(out, QUERIES * c, |(i, out)| {
+                let q = &q[(item * s.n + i * QUERIES) * c..];
+                attend(q, &blocks, s, bias, (item, h, i * QUERIES), out);
+            });
+        }
+    }
+}
+
+/// Head `h` of some queries' output, from query `first` of `item` on.
+fn attend(
+    q: &[f32],
+    blocks: &[Option<[Packed; 2]>],
+    s: Shape,
+    bias: Option<Bias<'_>>,
+    (item, h, first): (usize, usize, usize),
+    out: &mut [f32],
+) {
+    let (c, at) = (s.channels(), h * s.width);
+    let rows = out.len() / c;
+    let mut scores = vec![0f32; rows * KEYS.min(s.m)];
+    let mut part = vec![0f32; rows * s.width];
+    let (mut largest, mut sums, mut shrink) = (vec![f32::NEG_INFINITY; rows], vec![0f32; rows], vec![0f32; rows]);
+    for (i, [keys, values]) in blocks.iter().flatten().enumerate() {
+        let from = i * KEYS;
+        let n = KEYS.min(s.m - from);
+        let scores = &mut scores[..rows * n];
+        keys.multiply(rows, |_, r| &q[r * c + at..], None, scores, n);
+        let scale = match bias {
+            None => s.scale,
+            Some(bias) => {
+                let start = item * bias.item + h * bias.head + from;
+                for (r, row) in scores.chunks_exact_mut(n).enumerate() {
+                    scale_and_add(row, s.scale, &bias.data[start + (first + r) * bias.query..][..n]);
+                }
+                1.0
+            }
+        };
+        exponentials_of_rows(scores, n, scale, &mut largest, &mut sums, &mut shrink);
+        values.multiply(rows, |_, r| &scores[r * n..], None, &mut part, s.width);
+        for ((out, part), shrink) in out.chunks_exact_mut(c).zip(part.chunks_exact(s.width)).zip(&shrink) {
+            let out = &mut out[at..at + s.width];
+            if from == 0 {
+                out.copy_from_slice(part);
+            } else {
+                scale_and_add(out, *shrink, part);
+            }
+        }
+    }
+    for (out, sum) in out.chunks_exact_mut(c).zip(&sums) {
+        let inverse = 1.0 / sum;
+        out[at..at + s.width].iter_mut().for_each(|o| *o *= inverse);
+    }
 }
 
 /// Gradients of [`attention`] with respect to queries, keys and values (not the bias), from the gradient of its output.
@@ -139,4 +215,44 @@ pub fn attention_back(
             }
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::stream;
+
+    #[test]
+    fn attention_agrees_with_the_definition() {
+        // Two blocks of queries and of keys each way of computing, and a lone key.
+        for (n, m, biased) in [(300, 400, false), (200, 500, true), (5, 1, false)] {
+            let (heads, width, scale) = (2, 18, 0.3f32);
+            let c = heads * width;
+            let s = Shape { n, m, heads, width, scale, causal: false };
+            let draw = |name: &str, rows: usize| stream(4, name, 0).normals(2 * rows * c);
+            let (q, k, v) = (draw("q", n), draw("k", m), draw("v", m));
+            let numbers = stream(4, "bias", 0).normals(2 * heads * n * m);
+            let bias = biased.then_some(Bias { data: &numbers, item: heads * n * m, head: n * m, query: m });
+            let mut out = vec![f32::NAN; q.len()];
+            attention(&q, &k, &v, s, bias, Precision::Full, &mut out);
+            for (row, out) in out.chunks_exact(width).enumerate() {
+                let (item, i, h) = (row / heads / n, row / heads % n, row % heads);
+                let key = |x: &[f32], j: usize| x[(item * m + j) * c + h * width..][..width].to_vec();
+                let query = &q[(item * n + i) * c + h * width..][..width];
+                let weights: Vec<f64> = (0..m)
+                    .map(|j| {
+                        let score: f32 = query.iter().zip(key(&k, j)).map(|(a, b)| a * b).sum::<f32>() * scale;
+                        let extra = bias.map_or(0.0, |b| b.data[item * b.item + h * b.head + i * b.query + j]);
+                        f64::from(score + extra).exp()
+                    })
+                    .collect();
+                let total: f64 = weights.iter().sum();
+                for (d, found) in out.iter().enumerate() {
+                    let sum: f64 = weights.iter().enumerate().map(|(j, w)| w * f64::from(key(&v, j)[d])).sum();
+                    let error = (f64::from(*found) - sum / total).abs();
+                    assert!(error < 1e-5, "{n}×{m} row {row}, channel {d}: {error}");
+                }
+            }
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! Two-dimensional convolution, channels-last, as products over neighbourhoods that are gathered block by block.
 
+use super::panels::{self, Packed};
 use super::product::{Matrix, PASS, PackedB, Precision, for_each_chunk, on_tiles, panel_times, product};
 use super::tiles::{self, DEPTH, PANEL, Tiles};
 
@@ -50,12 +51,18 @@ fn block_pixels(depth: usize) -> usize {
     ((1 << 18) / depth).clamp(32, 512)
 }
 
+/// With fewer channels a pixel is too short a piece of a row, and neighbourhoods are gathered after all.
+const FEW: usize = 32;
+
 /// y = W ∗ x + b: `x[batch, h, w, inputs]`, `weight[k·k·inputs, outputs]`, `y[batch, h′, w′, outputs]`.
 pub fn convolution(x: &[f32], weight: Matrix<'_>, bias: Option<&[f32]>, s: Shape, precision: Precision, y: &mut [f32]) {
     let (ho, wo) = s.output();
     let pixels = s.batch * ho * wo;
     if on_tiles(precision) {
         return tiled(x, weight, bias, s, y);
+    }
+    if panels::available() && s.inputs >= FEW {
+        return by_panels(x, weight, bias, s, y);
     }
     if s.is_product() {
         product(y, s.outputs, Matrix::rows(x, s.inputs), weight, (pixels, s.inputs, s.outputs), false, precision);
@@ -77,6 +84,23 @@ pub fn convolution(x: &[f32], weight: Matrix<'_>, bias: Option<&[f32]>, s: Shape
         if let Some(bias) = bias {
             add_bias(y, bias);
         }
+    });
+}
+
+/// Neighbours are read where they are.
+fn by_panels(x: &[f32], weight: Matrix<'_>, bias: Option<&[f32]>, s: Shape, y: &mut [f32]) {
+    let ((ho, wo), (h, w), c) = (s.output(), s.input, s.inputs);
+    let outside = vec![0f32; c];
+    let packed = Packed::new(weight, (s.k * s.k, c), s.outputs);
+    for_each_chunk(y, panels::BLOCK * s.outputs, |(i, y)| {
+        let pixel = |tap: usize, r: usize| {
+            let p = i * panels::BLOCK + r;
+            let (item, py, px) = (p / (ho * wo), p / wo % ho, p % wo);
+            let y = (py * s.stride + tap / s.k).wrapping_sub(s.padding[0]);
+            let x_at = (px * s.stride + tap % s.k).wrapping_sub(s.padding[2]);
+            if y < h && x_at < w { &x[((item * h + y) * w + x_at) * c..] } else { &outside }
+        };
+        packed.multiply(y.len() / s.outputs, pixel, bias, y, s.outputs);
     });
 }
 
@@ -332,7 +356,10 @@ mod tests {
 
     #[test]
     fn forward_agrees_with_the_definition() {
-        for s in SHAPES {
+        // Enough channels for pixels to be read in place, with one, two and no rows outside the picture.
+        let wide = Shape { batch: 2, input: (5, 4), inputs: 35, outputs: 18, k: 3, stride: 1, padding: [1, 2, 0, 1] };
+        let strided = Shape { stride: 2, ..wide };
+        for s in SHAPES.into_iter().chain([wide, strided]) {
             let x = stream(0, "x", 0).normals(s.batch * s.input.0 * s.input.1 * s.inputs);
             let w = stream(0, "w", 0).normals(s.depth() * s.outputs);
             let b = stream(0, "b", 0).normals(s.outputs);

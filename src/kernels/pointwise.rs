@@ -180,6 +180,43 @@ wide! {
         }
     }
 
+    /// x = e^(scale·x − largest) for every row of `width` numbers, with `largest` and `sums` (of all numbers of the row so
+    /// far) brought up to date, and `shrink` what sums before are to be multiplied by.
+    pub fn exponentials_of_rows(
+        x: &mut [f32], width: usize, scale: f32, largest: &mut [f32], sums: &mut [f32], shrink: &mut [f32],
+    ) {
+        for (r, row) in x.chunks_exact_mut(width).enumerate() {
+            let mut lanes = [f32::NEG_INFINITY; 16];
+            let chunks = row.chunks_exact(16);
+            for &v in chunks.remainder() {
+                lanes[0] = lanes[0].max(v);
+            }
+            for chunk in chunks {
+                for (l, &v) in lanes.iter_mut().zip(chunk) {
+                    *l = if v > *l { v } else { *l };
+                }
+            }
+            let before = largest[r];
+            // Never −∞: a block of keys may be hidden as a whole.
+            let max = before.max(lanes.iter().fold(f32::MIN, |m, &v| m.max(v * scale)));
+            let mut lanes = [0f32; 16];
+            let mut chunks = row.chunks_exact_mut(16);
+            for chunk in &mut chunks {
+                for (l, v) in lanes.iter_mut().zip(chunk) {
+                    *v = exp(*v * scale - max);
+                    *l += *v;
+                }
+            }
+            for v in chunks.into_remainder() {
+                *v = exp(*v * scale - max);
+                lanes[0] += *v;
+            }
+            shrink[r] = exp(before - max);
+            sums[r] = sums[r] * shrink[r] + lanes.iter().sum::<f32>();
+            largest[r] = max;
+        }
+    }
+
     /// dS = P ∘ (dP − rowsum(P ∘ dP)) · scale, in place on dP.
     pub fn softmax_back_rows(p: &[f32], dp: &mut [f32], width: usize, scale: f32) {
         for (p, dp) in p.chunks_exact(width).zip(dp.chunks_exact_mut(width)) {
@@ -255,6 +292,29 @@ mod tests {
         }
         assert_eq!(exp(0.0), 1.0);
         assert!(exp(-1e9) < 1e-37);
+    }
+
+    #[test]
+    fn rows_in_blocks_make_one_softmax() {
+        // Two rows of 40, the second with its first block hidden.
+        let scores: Vec<f32> =
+            (0..80).map(|i| if (40..57).contains(&i) { f32::NEG_INFINITY } else { i as f32 % 7.3 }).collect();
+        let mut expected = scores.clone();
+        softmax_rows(&mut expected, 40, 0.7, 0, false);
+        let (mut largest, mut sums, mut shrink) = ([f32::NEG_INFINITY; 2], [0f32; 2], [0f32; 2]);
+        let mut done: Vec<Vec<f32>> = vec![Vec::new(); 2];
+        for (from, width) in [(0, 17), (17, 23)] {
+            let mut part: Vec<f32> = (0..2).flat_map(|r| scores[40 * r + from..][..width].to_vec()).collect();
+            exponentials_of_rows(&mut part, width, 0.7, &mut largest, &mut sums, &mut shrink);
+            for (r, done) in done.iter_mut().enumerate() {
+                done.iter_mut().for_each(|v| *v *= shrink[r]);
+                done.extend(&part[r * width..(r + 1) * width]);
+            }
+        }
+        for (i, expected) in expected.iter().enumerate() {
+            let found = done[i / 40][i % 40] / sums[i / 40];
+            assert!((found - expected).abs() < 1e-6, "{i}: {found}, expected {expected}");
+        }
     }
 
     #[test]
