@@ -111,12 +111,7 @@ impl Embedding {
     pub fn separability(&self) -> Spread {
         let d = self.dimensions;
         let (mut sum, mut gram, mut n) = (vec![0f64; d], vec![0f64; d * d], 0usize);
-        for centre in self.centres.iter().flatten() {
-            let norm = centre.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
-            if norm == 0.0 {
-                continue;
-            }
-            let unit: Vec<f64> = centre.iter().map(|v| f64::from(*v) / norm).collect();
+        for unit in self.units() {
             sum.iter_mut().zip(&unit).for_each(|(s, u)| *s += u);
             for (row, a) in gram.chunks_exact_mut(d).zip(&unit) {
                 row.iter_mut().zip(&unit).for_each(|(g, b)| *g += a * b);
@@ -130,6 +125,14 @@ impl Embedding {
         Spread { mean, deviation: variance.max(0.0).sqrt(), n: (pairs / 2.0) as usize }
     }
 
+    /// The directions of the centres; one of length 0 has none.
+    fn units(&self) -> impl Iterator<Item = Vec<f64>> {
+        self.centres.iter().flatten().filter_map(|centre| {
+            let norm = centre.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+            (norm > 0.0).then(|| centre.iter().map(|v| f64::from(*v) / norm).collect())
+        })
+    }
+
     /// [Cohesion](Self::cohesion) with its 95 % bootstrap interval over latents.
     #[must_use]
     pub fn cohesion_interval(&self) -> Interval {
@@ -141,11 +144,7 @@ impl Embedding {
     /// twice is no pair with itself.
     #[must_use]
     pub fn separability_interval(&self) -> Interval {
-        let unit = |centre: &Vec<f32>| {
-            let norm = centre.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
-            (norm > 0.0).then(|| centre.iter().map(|v| f64::from(*v) / norm).collect::<Vec<f64>>())
-        };
-        let units: Vec<Vec<f64>> = self.centres.iter().flatten().filter_map(unit).collect();
+        let units: Vec<Vec<f64>> = self.units().collect();
         bootstrap(units.len(), 0, &|drawn| {
             let (mut sum, mut times) = (vec![0f64; self.dimensions], vec![0f64; units.len()]);
             for &i in drawn {

@@ -122,14 +122,14 @@ impl MaskFile {
         Self { path: path.into(), ..Self::default() }
     }
 
-    /// A picture that may have no mask.
-    fn picture(&mut self, name: &str) {
-        self.pictures.entry(stem(name).to_string()).or_default();
+    /// The masks of a picture, which may have none. `picture` is the name without folder and ending.
+    fn picture(&mut self, picture: &str) -> &mut Vec<LabelledMask> {
+        self.pictures.entry(picture.to_string()).or_default()
     }
 
     /// Adds a mask, or says why not. `size` is the picture's width and height.
     fn add(&mut self, entry: &str, picture: &str, (width, height): (usize, usize), mask: Result<LabelledMask, String>) {
-        let masks = self.pictures.entry(stem(picture).to_string()).or_default();
+        let masks = self.picture(picture);
         let mask = mask.and_then(|m| {
             let size = (m.mask.width(), m.mask.height());
             if size != (width, height) {

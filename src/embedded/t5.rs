@@ -5,7 +5,7 @@
 
 use crate::diffusion::captions::Captions;
 use crate::diffusion::t5::{T5Config, T5Encoder, T5Tokenizer};
-use crate::diffusion::text::Activation;
+use crate::diffusion::text::{Activation, Encoded};
 use crate::diffusion::weights::Weights;
 use crate::embedded::files::write_json;
 use crate::embedded::options::Options;
@@ -47,16 +47,9 @@ impl T5 {
     /// # Errors
     /// Of the tokenizer and the tensor library.
     pub fn captions(&self, texts: &[&str]) -> Result<Captions> {
-        let (mut ids, mut mask) = (Vec::new(), Vec::new());
-        for text in texts {
-            let encoded = self.tokenizer.encode(text)?;
-            mask.extend((0..encoded.ids.len()).map(|i| f32::from(u8::from(i < encoded.used))));
-            ids.extend(encoded.ids);
-        }
-        let shape = (texts.len(), self.tokenizer.window());
-        let mask = Tensor::from_vec(mask, shape, &Device::Cpu)?;
-        let embeds = self.encoder.forward(&Tensor::from_vec(ids, shape, &Device::Cpu)?, Some(&mask))?;
-        Ok(Captions { embeds, mask: Some(mask) })
+        let texts = texts.iter().map(|text| self.tokenizer.encode(text)).collect::<Result<Vec<_>>>()?;
+        let (ids, mask) = Encoded::stack(&texts, &Device::Cpu)?;
+        Ok(Captions { embeds: self.encoder.forward(&ids, Some(&mask))?, mask: Some(mask) })
     }
 }
 

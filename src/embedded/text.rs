@@ -1,6 +1,6 @@
 //! Stage 2: the U-Net's text encoder, CLIP's architecture, taught by [reading](super::reading).
 
-use crate::diffusion::text::{TextConfig, TextEncoder, Tokenizer};
+use crate::diffusion::text::{Encoded, TextConfig, TextEncoder, Tokenizer};
 use crate::diffusion::weights::Weights;
 use crate::embedded::files::write_json;
 use crate::embedded::options::Options;
@@ -41,8 +41,8 @@ impl Encoder for Clip {
     }
 
     fn states(&self, texts: &[&str]) -> Result<Tensor> {
-        let ids: Vec<u32> = texts.iter().flat_map(|t| self.tokenizer.encode(t).ids).collect();
-        self.encoder.forward(&Tensor::from_vec(ids, (texts.len(), self.tokenizer.window()), &Device::Cpu)?)
+        let texts: Vec<Encoded> = texts.iter().map(|text| self.tokenizer.encode(text)).collect();
+        self.encoder.forward(&Encoded::stack(&texts, &Device::Cpu)?.0)
     }
 
     fn first(&self) -> usize {

@@ -1,6 +1,6 @@
 //! The setting of *Emergence and Evolution of Interpretable Concepts in Diffusion Models* (arXiv 2504.15473).
 
-use super::scale::Scale;
+use super::scale::{Scale, named};
 use crate::activations::{Capture, Store};
 use crate::concepts::source::annotated;
 use crate::concepts::{LabelledMask, MaskFile, Vocabulary};
@@ -150,10 +150,7 @@ impl Emergence {
         if self.scale != Scale::Paper {
             return Ok(self.scenes().iter().map(|scene| scene.full_caption().text).collect());
         }
-        let path = std::env::var(PROMPTS).map_err(|_| {
-            Error::invalid(format!("the scale `paper` takes its prompts from a file, one a line: set {PROMPTS} to it"))
-        })?;
-        let path = PathBuf::from(path);
+        let path = named(PROMPTS, "its prompts from a file, one a line")?;
         let text = std::fs::read_to_string(&path).map_err(Error::file(&path))?;
         let prompts: Vec<String> = text.lines().filter(|l| !l.trim().is_empty()).map(String::from).collect();
         if prompts.len() < self.pictures {
@@ -192,12 +189,9 @@ impl Emergence {
         vocabularies: &[Vocabulary],
     ) -> Result<Vec<Vec<LabelledMask>>> {
         if self.scale == Scale::Paper {
-            let path = std::env::var(MASKS).map_err(|_| {
-                let folder = self.folder.join("activations");
-                let problem = "the scale `paper` takes masks from a file, made of the pictures in";
-                Error::invalid(format!("{problem} {}: set {MASKS} to it", folder.display()))
-            })?;
-            return MaskFile::open(path)?.for_store(store);
+            let pictures = self.folder.join("activations");
+            let what = format!("masks from a file, made of the pictures in {}", pictures.display());
+            return MaskFile::open(named(MASKS, what)?)?.for_store(store);
         }
         annotated(store, annotator, vocabularies)
     }

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 /// The environment variable that chooses the scale.
@@ -51,6 +52,15 @@ impl Scale {
             Scale::Paper => paper,
         }
     }
+}
+
+/// The path in an environment variable that [`Scale::Paper`] needs; `what` says of what.
+///
+/// # Errors
+/// When the variable is not set.
+pub(super) fn named(variable: &str, what: impl fmt::Display) -> Result<PathBuf> {
+    let missing = |_| Error::invalid(format!("the scale `paper` takes {what}: set {variable} to it"));
+    std::env::var(variable).map(PathBuf::from).map_err(missing)
 }
 
 impl fmt::Display for Scale {

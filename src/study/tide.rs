@@ -1,6 +1,6 @@
 //! The setting of *TIDE: Temporal-Aware Sparse Autoencoders for Interpretable Diffusion Transformers* (arXiv 2503.07050).
 
-use super::scale::Scale;
+use super::scale::{Scale, named};
 use crate::activations::{Activations, Capture, Description, Store, Trajectories};
 use crate::diffusion::hook::{Half, Kind, progress_t, step_at};
 use crate::diffusion::pipeline::Pipeline;
@@ -173,12 +173,8 @@ impl TideStudy {
                 (pictures, scenes.iter().map(|s| s.full_caption().text).collect())
             }));
         }
-        let folder = std::env::var(PICTURES).map_err(|_| {
-            Error::invalid(format!(
-                "the scale `paper` takes pictures with captions from a folder: set {PICTURES} to it"
-            ))
-        })?;
-        let mut found = read_pairs(Path::new(&folder), self.pictures + self.unseen, model.picture_size())?;
+        let folder = named(PICTURES, "pictures with captions from a folder")?;
+        let mut found = read_pairs(&folder, self.pictures + self.unseen, model.picture_size())?;
         let rest = (found.0.split_off(self.pictures), found.1.split_off(self.pictures));
         Ok([found, rest])
     }

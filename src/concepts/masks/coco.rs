@@ -1,6 +1,6 @@
 //! JSON: a data set as COCO has it, or the result for one picture as Grounded-SAM 2 writes it.
 
-use super::{MaskFile, polygon, rle};
+use super::{MaskFile, polygon, rle, stem};
 use crate::concepts::label::{LabelledMask, Vocabulary};
 use crate::error::{Error, Result};
 use crate::scene::Mask;
@@ -107,13 +107,14 @@ pub(super) fn read(path: &Path, text: &str) -> Result<MaskFile> {
 /// Adds the result for one picture.
 fn grounded(file: &mut MaskFile, path: &Path, result: Grounded) {
     let size = (result.img_width, result.img_height);
-    file.picture(&result.image_path);
+    let picture = stem(&result.image_path);
+    file.picture(picture);
     for (i, annotation) in result.annotations.iter().enumerate() {
         let mask = annotation.segmentation.mask(size);
         // Its detector ends a phrase with a dot.
         let word = annotation.class_name.trim().trim_end_matches('.').to_lowercase();
         let mask = mask.map(|m| LabelledMask::new(Vocabulary::Class, word, m));
-        file.add(&format!("{}: annotations[{i}]", path.display()), &result.image_path, size, mask);
+        file.add(&format!("{}: annotations[{i}]", path.display()), picture, size, mask);
     }
 }
 
@@ -134,7 +135,7 @@ fn data_set(path: &Path, coco: Coco) -> MaskFile {
             continue;
         }
         pictures.insert(picture.id, picture);
-        file.picture(&picture.file_name);
+        file.picture(stem(&picture.file_name));
     }
     let categories: BTreeMap<i64, &Category> = coco.categories.iter().map(|c| (c.id, c)).collect();
     for (i, annotation) in coco.annotations.iter().enumerate() {
@@ -151,7 +152,7 @@ fn data_set(path: &Path, coco: Coco) -> MaskFile {
         let kind = category.supercategory.as_deref().and_then(|s| s.parse().ok()).unwrap_or(Vocabulary::Class);
         let size = (picture.width, picture.height);
         let mask = annotation.segmentation.mask(size).map(|m| LabelledMask::new(kind, category.name.to_lowercase(), m));
-        file.add(&entry, &picture.file_name, size, mask);
+        file.add(&entry, stem(&picture.file_name), size, mask);
     }
     file
 }

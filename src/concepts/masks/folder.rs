@@ -24,7 +24,7 @@ pub(super) fn read(path: &Path) -> Result<MaskFile> {
 /// The PNG masks of one picture: grey levels of at least 128 are inside; all have the size of the first.
 fn pictures(file: &mut MaskFile, folder: &Path) -> Result<()> {
     let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    file.pictures.entry(name.clone()).or_default();
+    file.picture(&name);
     let mut size = None;
     for path in sorted(folder)?.into_iter().filter(|p| p.extension().is_some_and(|e| e == "png")) {
         let image = image::open(&path).map_err(|e| Error::format(&path, e))?.to_luma8();
@@ -38,7 +38,7 @@ fn pictures(file: &mut MaskFile, folder: &Path) -> Result<()> {
         };
         let word = word.replace('_', " ").to_lowercase();
         let mask = mask.map(|m| LabelledMask::new(Vocabulary::Class, word, m));
-        file.add(&path.display().to_string(), &format!("{name}."), *size.get_or_insert((w, h)), mask);
+        file.add(&path.display().to_string(), &name, *size.get_or_insert((w, h)), mask);
     }
     Ok(())
 }

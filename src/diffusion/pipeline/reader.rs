@@ -3,10 +3,10 @@
 use crate::diffusion::captions::Captions;
 use crate::diffusion::open::ModelFolder;
 use crate::diffusion::t5::{T5Config, T5Encoder, T5Tokenizer};
-use crate::diffusion::text::{TextConfig, TextEncoder, Tokenizer};
+use crate::diffusion::text::{Encoded, TextConfig, TextEncoder, Tokenizer};
 use crate::diffusion::weights::Weights;
 use crate::error::{Error, Result};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device};
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -111,7 +111,7 @@ impl Reader {
                  (prompt_embeds and prompt_attention_mask, and negative_ ones for guidance)"
             ))),
         };
-        let (mut ids, mut mask) = (Vec::new(), Vec::new());
+        let mut texts = Vec::with_capacity(prompts.len());
         for prompt in prompts {
             let prompt = prompt.as_ref();
             let encoded = encode(prompt)?;
@@ -119,16 +119,11 @@ impl Reader {
                 let window = encoded.ids.len();
                 eprintln!("warning: prompt {prompt:?} is longer than {window} tokens; cut off: {lost:?}");
             }
-            mask.extend((0..encoded.ids.len()).map(|i| f32::from(u8::from(i < encoded.used))));
-            ids.extend(encoded.ids);
+            texts.push(encoded);
         }
-        let shape = (prompts.len(), ids.len() / prompts.len().max(1));
-        let ids = Tensor::from_vec(ids, shape, device)?;
+        let (ids, mask) = Encoded::stack(&texts, device)?;
         match self {
-            Reader::T5(t5) => {
-                let mask = Tensor::from_vec(mask, shape, device)?;
-                Ok(Captions { embeds: t5.encoder()?.forward(&ids, Some(&mask))?, mask: Some(mask) })
-            }
+            Reader::T5(t5) => Ok(Captions { embeds: t5.encoder()?.forward(&ids, Some(&mask))?, mask: Some(mask) }),
             Reader::Clip(clip) => Ok(Captions { embeds: clip.encoder.forward(&ids)?, mask: None }),
             Reader::Absent => Err(Error::invalid("no prompts, and no text encoder to read them")),
         }

@@ -3,6 +3,7 @@
 use super::bpe::{END, Merges, byte_symbols};
 use super::vocabulary::{Files, Specials};
 use crate::error::{Error, Result};
+use candle_core::{Device, Tensor};
 use std::collections::HashMap;
 use std::path::Path;
 use tokenizers::normalizers::BertNormalizer;
@@ -42,6 +43,20 @@ pub struct Encoded {
     pub used: usize,
     /// The text beyond the window, if there was any.
     pub lost: Option<String>,
+}
+
+impl Encoded {
+    /// The ids of some texts as they go into an encoder, `[texts, window]`, and their mask (1 = a token, 0 = padding).
+    ///
+    /// # Errors
+    /// Texts of different windows.
+    pub fn stack(texts: &[Self], device: &Device) -> Result<(Tensor, Tensor)> {
+        let shape = (texts.len(), texts.first().map_or(0, |t| t.ids.len()));
+        let ids: Vec<u32> = texts.iter().flat_map(|t| t.ids.iter().copied()).collect();
+        let of = |t: &Self| (0..t.ids.len()).map(|i| f32::from(u8::from(i < t.used))).collect::<Vec<_>>();
+        let mask: Vec<f32> = texts.iter().flat_map(of).collect();
+        Ok((Tensor::from_vec(ids, shape, device)?, Tensor::from_vec(mask, shape, device)?))
+    }
 }
 
 impl Tokenizer {
