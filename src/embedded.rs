@@ -17,6 +17,7 @@ pub mod files;
 pub mod grounding;
 pub mod heads;
 pub mod latents;
+pub mod layout;
 pub mod noise;
 pub mod optimiser;
 pub mod options;

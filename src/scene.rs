@@ -18,6 +18,7 @@ mod caption;
 mod cutout;
 mod display;
 mod mask;
+mod pairs;
 mod render;
 mod sample;
 mod shape;
@@ -26,6 +27,7 @@ mod world;
 
 pub use caption::{Caption, Facts, ObjectFacts, Span, Topic, vocabulary};
 pub use mask::Mask;
+pub use pairs::{Change, ScenePair};
 pub use render::{ObjectTruth, Render};
 pub use sample::{Object, SIDE, Scene, Split};
 pub use world::{Background, Class, Colour, HELD_OUT, Part, Place, Size, Style, is_held_out};

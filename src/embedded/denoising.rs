@@ -5,8 +5,9 @@
 //! stratified: sample i of a batch of n draws from the i-th of n equal parts of the process, which lowers the variance
 //! of the gradient at no cost.
 //!
-//! Two helps that a short training needs fall to nothing over its course: what objects cover weighs more than the
-//! backdrop around them, which is learned early, and cross-attention is [grounded](super::grounding).
+//! Three helps that a short training needs fall to nothing over its course: what objects cover weighs more than the
+//! backdrop around them, which is learned early; cross-attention is [grounded](super::grounding); and a middle block is
+//! told the [layout](super::layout).
 
 use crate::diffusion::captions::Captions;
 use crate::diffusion::hook::Half;
@@ -18,9 +19,11 @@ use crate::diffusion::weights::Weights;
 use crate::embedded::files::write_json;
 use crate::embedded::grounding::{Covers, Watch};
 use crate::embedded::latents::Latents;
+use crate::embedded::layout::ReadOut;
 use crate::embedded::noise::{BETA_END, BETA_START, NoiseSchedule, STEPS as TIMESTEPS};
+use crate::embedded::options::Options;
 use crate::embedded::reading::phrase;
-use crate::embedded::trainer::{Loss, Micro};
+use crate::embedded::trainer::{Loss, Micro, Trainer};
 use crate::error::{Error, Result};
 use crate::random::stream;
 use crate::scene::{Scene, Split};
@@ -29,19 +32,21 @@ use serde_json::{Value, json};
 use std::path::Path;
 
 /// Samples a step.
-pub const BATCH: usize = 32;
+const BATCH: usize = 32;
 /// γ of the loss weights.
 const GAMMA: f64 = 5.0;
 /// Weight at the start of what an object covers, beyond that of the backdrop.
 const COVERED: f32 = 2.0;
 /// Weight at the start of the grounding loss, which is about 0.8 then; the squared error is about 0.1.
 const GROUNDING: f64 = 0.03;
+/// Weight at the start of the layout's loss, which is about 9 then and 3 after a thousand steps.
+const LAYOUT: f64 = 0.01;
 /// Share of empty captions.
 const EMPTY: f32 = 0.1;
 
 /// The scenes that a denoiser learns from, and how noise comes to them.
 #[derive(Debug)]
-pub struct Scenes {
+struct Scenes {
     latents: Latents,
     covers: Covers,
     noise: NoiseSchedule,
@@ -56,6 +61,9 @@ pub trait Denoises {
 
     /// The cross-attentions that are grounded.
     fn grounded(&self) -> Vec<String>;
+
+    /// The module that is told the layout, and its channels.
+    fn middle(&self) -> (String, usize);
 
     /// Tokens of a caption before its first word's.
     fn first(&self) -> usize;
@@ -79,7 +87,7 @@ impl Scenes {
     ///
     /// # Errors
     /// Of the autoencoder or of files.
-    pub fn make(folder: &Path, n: usize, cache: &Path, threads: usize, seed: u64) -> Result<Self> {
+    fn make(folder: &Path, n: usize, cache: &Path, threads: usize, seed: u64) -> Result<Self> {
         let config = VaeConfig::read(&mut Fields::read(&folder.join("vae/config.json"))?)?;
         let weights = [folder.join("vae/diffusion_pytorch_model.safetensors")];
         let vae = Vae::load(&config, &Weights::open(&weights, &Device::Cpu, DType::F32)?)?;
@@ -103,12 +111,12 @@ impl Scenes {
     ///
     /// # Errors
     /// Of the network.
-    pub fn loss<N: Denoises>(&self, network: &N, micro: &Micro) -> Result<Loss> {
+    fn loss<N: Denoises>(&self, network: &N, read_out: &ReadOut, micro: &Micro) -> Result<Loss> {
         let size = self.latents.of(0).len();
         let n = (micro.samples.end - micro.samples.start) as usize;
         let (mut noisy, mut noise, mut times) =
             (Vec::with_capacity(n * size), Vec::with_capacity(n * size), Vec::new());
-        let (mut weights, mut texts, mut grounded) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut weights, mut texts, mut grounded, mut shown) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let help = 1.0 - micro.done;
         for sample in micro.samples.clone() {
             let s = &mut stream(self.seed, "sample", sample);
@@ -123,7 +131,9 @@ impl Scenes {
             times.push(t as f32);
             let weight = self.noise.weight(t, GAMMA) as f32;
             weights.extend(self.covers.any(index).into_iter().map(|c| weight * (1.0 + help as f32 * COVERED * c)));
-            let caption = phrase(&Scene::sample(Split::Train, index as u64), s);
+            let scene = Scene::sample(Split::Train, index as u64);
+            let caption = phrase(&scene, s);
+            shown.push((index, scene));
             let empty = s.chance(EMPTY);
             grounded.push(if empty { Vec::new() } else { self.covers.grounded(index, &caption, network.first()) });
             texts.push(if empty { String::new() } else { caption.text });
@@ -135,7 +145,8 @@ impl Scenes {
         captions.embeds = captions.embeds.detach();
         let times = Tensor::from_vec(times, n, device)?;
         let mut watch = Watch::new(network.grounded());
-        let mut tap = Tap::new(vec![&mut watch]);
+        let mut middle = read_out.watch();
+        let mut tap = Tap::new(vec![&mut watch, &mut middle]);
         let (halves, items) = (vec![Half::Conditional], (0..n).collect());
         tap.begin(Pass { step: 0, steps: 1, timestep: 0.0, halves, items });
         let found = network.predict(&Tensor::from_vec(noisy, shape, device)?, &times, &captions, &mut tap)?;
@@ -148,22 +159,86 @@ impl Scenes {
             square = squares.mean_all()?.to_scalar()?;
             Ok((squares * &weights)?.mean_all()?)
         })?;
-        Ok(match watch.loss(&grounded, N::HEADS)? {
-            Some(grounding) => {
-                let total = composed(&[&denoising, &grounding], |x| Ok((&x[0] + (&x[1] * (help * GROUNDING))?)?))?;
-                Loss { total, parts: vec![square, grounding.to_scalar()?] }
+        let layout = read_out.loss(&middle, &self.covers, &shown)?;
+        let mut terms = vec![(&denoising, 1.0), (&layout, help * LAYOUT)];
+        let grounding = watch.loss(&grounded, N::HEADS)?;
+        terms.extend(grounding.iter().map(|loss| (loss, help * GROUNDING)));
+        let of = |loss: &Tensor| Ok::<_, Error>(loss.to_scalar::<f32>()?);
+        let parts = vec![square, grounding.as_ref().map_or(Ok(0.0), of)?, of(&layout)?];
+        let losses: Vec<&Tensor> = terms.iter().map(|(loss, _)| *loss).collect();
+        let total = composed(&losses, |x| {
+            let mut total = x[0].clone();
+            for (x, (_, weight)) in x.iter().zip(&terms).skip(1) {
+                total = (total + (x * *weight)?)?;
             }
-            None => Loss { total: denoising, parts: vec![square, 0.0] },
-        })
+            Ok(total)
+        })?;
+        Ok(Loss { total, parts })
+    }
+}
+
+/// A denoiser's stage of the recipe: what it is called, where it goes and how long it learns.
+#[derive(Debug)]
+pub struct Stage<'a> {
+    /// The stage's name.
+    pub name: &'a str,
+    /// The model's folder, which has an autoencoder.
+    pub folder: &'a Path,
+    /// The network's folder in it.
+    pub network: &'a str,
+    /// The class of the pipeline in diffusers.
+    pub class: &'a str,
+    /// The pipeline's components beside autoencoder and scheduler, as `model_index.json` has them.
+    pub components: Value,
+    /// Scenes, unless the options say otherwise.
+    pub scenes: usize,
+    /// Steps, unless the options say otherwise.
+    pub steps: usize,
+    /// Samples of one pass.
+    pub micro: usize,
+    /// Of everything random.
+    pub seed: u64,
+}
+
+impl Stage<'_> {
+    /// Trains `network`, which is made of `weights`, and completes the model's folder.
+    ///
+    /// # Errors
+    /// Of files (the autoencoder comes first) and of the training.
+    pub fn train<N: Denoises + Sync>(
+        &self,
+        options: &Options,
+        network: &N,
+        weights: &Weights,
+        config: &Value,
+    ) -> Result<()> {
+        let mut settings = options.settings(self.name, self.steps);
+        settings.batch = BATCH;
+        settings.micro = self.micro;
+        settings.schedule.peak = 1e-3;
+        settings.columns = vec!["square", "grounding", "layout"];
+        let (cache, n) = (settings.dir.join("latents.f32"), options.scenes.unwrap_or(self.scenes));
+        let scenes = Scenes::make(self.folder, n, &cache, settings.threads, self.seed)?;
+        let beside = Weights::seeded(self.seed, &Device::Cpu);
+        let (module, width) = network.middle();
+        let read_out = ReadOut::load(&beside.at("layout"), &module, width)?;
+        let mut trainer = Trainer::of([weights.vars(), beside.vars()].concat(), settings)?;
+        write_index(self.folder, self.class, &self.components)?;
+        let folder = self.folder.join(self.network);
+        trainer.run(
+            |micro| scenes.loss(network, &read_out, micro),
+            |trainer| {
+                write_json(&folder.join("config.json"), config)?;
+                let path = folder.join("diffusion_pytorch_model.safetensors");
+                weights.save(&path, DType::F16, Some(&trainer.averages()?))
+            },
+        )
     }
 }
 
 /// Writes `model_index.json` and the scheduler, as diffusers expects them of a pipeline of this class; `components` are
 /// those beside autoencoder and scheduler.
-///
-/// # Errors
-/// A folder that cannot be written.
-pub fn write_index(dir: &Path, class: &str, components: &Value) -> Result<()> {
+fn write_index(dir: &Path, class: &str, components: &Value) -> Result<()> {
     let mut index = json!({
         "_class_name": class,
         "_diffusers_version": "0.32.2",
@@ -203,6 +278,10 @@ pub(super) mod tests {
         let vae = Vae::load(&VaeConfig::embedded(), &Weights::seeded(1, &Device::Cpu)).unwrap();
         let scenes = Scenes::of(&vae, 3, &folder.path().join("latents.f32"), 1, 5).unwrap();
         let micro = Micro { step: 0, done: 0.25, samples: 0..2 };
-        against_graph(&weights.vars(), || Ok(scenes.loss(network, &micro)?.total));
+        let beside = Weights::seeded(2, &Device::Cpu);
+        let (module, width) = network.middle();
+        let read_out = ReadOut::load(&beside.at("layout"), &module, width).unwrap();
+        let vars = [weights.vars(), beside.vars()].concat();
+        against_graph(&vars, || Ok(scenes.loss(network, &read_out, &micro)?.total));
     }
 }

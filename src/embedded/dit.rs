@@ -9,12 +9,11 @@ use crate::diffusion::open::Fields;
 use crate::diffusion::t5::{T5Config, T5Encoder, T5Tokenizer};
 use crate::diffusion::tap::Tap;
 use crate::diffusion::weights::Weights;
-use crate::embedded::denoising::{BATCH, Denoises, Scenes, write_index};
-use crate::embedded::files::{copy, write_json};
+use crate::embedded::denoising::{Denoises, Stage};
+use crate::embedded::files::copy;
 use crate::embedded::options::Options;
 use crate::embedded::reading::Encoder;
 use crate::embedded::t5::T5;
-use crate::embedded::trainer::Trainer;
 use crate::error::Result;
 use candle_core::{DType, Device, Tensor};
 use serde_json::json;
@@ -63,6 +62,11 @@ impl Denoises for Network {
         (UNGROUNDED..self.dit.config().num_layers).map(|i| format!("transformer_blocks.{i}.attn2")).collect()
     }
 
+    fn middle(&self) -> (String, usize) {
+        let config = self.dit.config();
+        (format!("transformer_blocks.{}", config.num_layers / 2 - 1), config.width())
+    }
+
     fn first(&self) -> usize {
         self.t5.first()
     }
@@ -92,33 +96,28 @@ pub fn train(options: &Options) -> Result<()> {
         encoder: T5Encoder::load(&text_config, &Weights::open(&text_weights, &Device::Cpu, DType::F32)?)?,
     };
     let config = config(text_config.d_model);
-    let mut settings = options.settings("dit", STEPS);
-    settings.batch = BATCH;
-    settings.micro = MICRO;
-    settings.schedule.peak = 1e-3;
-    settings.columns = vec!["square", "grounding"];
-    let cache = settings.dir.join("latents.f32");
-    let scenes = Scenes::make(&dir, options.scenes.unwrap_or(SCENES), &cache, settings.threads, SEED)?;
     let weights = options.weights("scene-dit/transformer/diffusion_pytorch_model.safetensors", SEED)?;
     let network = Network { dit: Dit::load(&config, &weights)?, t5 };
     if options.from.is_none() {
         start_at_zero(&weights)?;
     }
-    let mut trainer = Trainer::new(&weights, settings)?;
     let components = json!({
         "text_encoder": ["transformers", "T5EncoderModel"],
         "tokenizer": ["transformers", "T5Tokenizer"],
         "transformer": ["diffusers", "PixArtTransformer2DModel"],
     });
-    write_index(&dir, "PixArtAlphaPipeline", &components)?;
-    trainer.run(
-        |micro| scenes.loss(&network, micro),
-        |trainer| {
-            write_json(&dir.join("transformer/config.json"), &config.to_json())?;
-            let path = dir.join("transformer/diffusion_pytorch_model.safetensors");
-            weights.save(&path, DType::F16, Some(&trainer.averages()?))
-        },
-    )
+    let stage = Stage {
+        name: "dit",
+        folder: &dir,
+        network: "transformer",
+        class: "PixArtAlphaPipeline",
+        components,
+        scenes: SCENES,
+        steps: STEPS,
+        micro: MICRO,
+        seed: SEED,
+    };
+    stage.train(options, &network, &weights, &config.to_json())
 }
 
 fn start_at_zero(weights: &Weights) -> Result<()> {

@@ -53,6 +53,15 @@ impl Covers {
         caption.spans.iter().filter_map(object).collect()
     }
 
+    /// How much every object of scene `i` covers of each location of a coarser grid, at most 1.
+    ///
+    /// # Errors
+    /// A grid that does not divide the finer one.
+    pub fn on(&self, i: usize, grid: (usize, usize)) -> Result<Vec<Vec<f32>>> {
+        let floats = |o: &[u8; FINE * FINE]| o.iter().map(|&b| f32::from(b) / 255.0).collect::<Vec<_>>();
+        self.0[i].iter().map(|o| at(&floats(o), grid)).collect()
+    }
+
     /// What any object of scene `i` covers, location by location.
     #[must_use]
     pub fn any(&self, i: usize) -> Vec<f32> {

@@ -6,12 +6,10 @@ use crate::diffusion::tap::Tap;
 use crate::diffusion::text::{TextConfig, TextEncoder, Tokenizer};
 use crate::diffusion::unet::{Counts, Unet, UnetConfig};
 use crate::diffusion::weights::Weights;
-use crate::embedded::denoising::{BATCH, Denoises, Scenes, write_index};
-use crate::embedded::files::write_json;
+use crate::embedded::denoising::{Denoises, Stage};
 use crate::embedded::options::Options;
 use crate::embedded::reading::Encoder;
 use crate::embedded::text::Clip;
-use crate::embedded::trainer::Trainer;
 use crate::error::Result;
 use candle_core::{DType, Device, Tensor};
 use serde_json::json;
@@ -64,6 +62,10 @@ impl Denoises for Network {
         GROUNDED.iter().map(|path| format!("{path}.transformer_blocks.0.attn2")).collect()
     }
 
+    fn middle(&self) -> (String, usize) {
+        ("mid_block".into(), *self.unet.config().block_out_channels.last().expect("a U-Net has levels"))
+    }
+
     fn first(&self) -> usize {
         self.clip.first()
     }
@@ -90,16 +92,8 @@ pub fn train(options: &Options) -> Result<()> {
         encoder: TextEncoder::load(&text_config, &Weights::open(&text_weights, &Device::Cpu, DType::F32)?)?,
     };
     let config = config(options.channels, text_config.hidden_size);
-    let mut settings = options.settings("unet", STEPS);
-    settings.batch = BATCH;
-    settings.micro = MICRO;
-    settings.schedule.peak = 1e-3;
-    settings.columns = vec!["square", "grounding"];
-    let cache = settings.dir.join("latents.f32");
-    let scenes = Scenes::make(&dir, options.scenes.unwrap_or(SCENES), &cache, settings.threads, SEED)?;
     let weights = options.weights("scene-unet/unet/diffusion_pytorch_model.safetensors", SEED)?;
     let network = Network { unet: Unet::load(&config, &weights)?, clip };
-    let mut trainer = Trainer::new(&weights, settings)?;
     let components = json!({
         "feature_extractor": [null, null],
         "image_encoder": [null, null],
@@ -109,15 +103,18 @@ pub fn train(options: &Options) -> Result<()> {
         "tokenizer": ["transformers", "CLIPTokenizer"],
         "unet": ["diffusers", "UNet2DConditionModel"],
     });
-    write_index(&dir, "StableDiffusionPipeline", &components)?;
-    trainer.run(
-        |micro| scenes.loss(&network, micro),
-        |trainer| {
-            write_json(&dir.join("unet/config.json"), &config.to_json())?;
-            let path = dir.join("unet/diffusion_pytorch_model.safetensors");
-            weights.save(&path, DType::F16, Some(&trainer.averages()?))
-        },
-    )
+    let stage = Stage {
+        name: "unet",
+        folder: &dir,
+        network: "unet",
+        class: "StableDiffusionPipeline",
+        components,
+        scenes: SCENES,
+        steps: STEPS,
+        micro: MICRO,
+        seed: SEED,
+    };
+    stage.train(options, &network, &weights, &config.to_json())
 }
 
 #[cfg(test)]

@@ -116,7 +116,7 @@ impl Object {
     }
 
     /// Whether some point is within half the margin of both silhouettes.
-    fn touches(&self, other: &Object) -> bool {
+    pub(super) fn touches(&self, other: &Object) -> bool {
         let ((low, high), (a, b)) = (self.bounds(), other.bounds());
         let from = [0, 1].map(|i| (low[i].max(a[i]) - MARGIN).floor() as i32);
         let to = [0, 1].map(|i| (high[i].min(b[i]) + MARGIN).ceil() as i32);

@@ -54,6 +54,8 @@ macro_rules! named {
     };
 }
 
+pub(super) use named;
+
 named! {
     /// What an object is.
     "class" Class {
