@@ -32,6 +32,7 @@ pub mod transfer;
 
 pub use ablate::Ablate;
 pub use change::{ErrorTerm, Norm};
+pub use edit::Edit;
 pub use global::Global;
 pub use latent_edit::LatentEdit;
 pub use mean_code::MeanCode;

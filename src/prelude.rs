@@ -28,11 +28,15 @@ pub use crate::random::stream;
 pub use crate::sae::{
     BatchTopK, FeatureTrajectory, Gated, Join, JumpReLU, Matryoshka, Modulation, Prediction, Predictors, Quality, ReLU,
     Residualized, Sae, Spread, Terms, Tide, TideSae, TopK, Trained, TrainedTide, TrainedTrajectories, Training,
-    TrajectorySae,
+    TrajectorySae, Weigh,
 };
 pub use crate::scene::{
-    Background, Caption, Class, Colour, Facts, Mask, Object, Part, Place, Render, Scene, Size, Split, Style,
+    Background, Caption, Change, Class, Colour, Facts, Mask, Object, Part, Place, Render, Scene, ScenePair, Size,
+    Split, Style,
 };
-pub use crate::study::{self, Claims, Composed, Emergence, Look, Parts, Published, Scale, TideStudy, Verdict};
+pub use crate::study::{
+    self, Ablation, Claims, Code, Composed, Emergence, Look, Method, Methods, Parts, Published, ResidualStudy, Scale,
+    TideStudy, Verdict,
+};
 /// The pictures that come out of everything here; a notebook has to name the type to keep some in a variable.
 pub use image::RgbImage;

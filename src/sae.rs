@@ -58,7 +58,7 @@ pub use relu::ReLU;
 pub use report::{Row, Trained};
 pub use residual::{
     FeatureTrajectory, Fit, Join, Prediction, Predictors, Residualized, Spread, Standardise, StepQuality,
-    TrainedTrajectories, TrajectoryQuality, TrajectorySae,
+    TrainedTrajectories, TrajectoryQuality, TrajectorySae, Weigh,
 };
 pub use temporal::{Modulation, Terms, Tide, TideSae, TrainedTide};
 pub use topk::TopK;

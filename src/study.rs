@@ -7,13 +7,17 @@
 pub mod claims;
 pub mod emergence;
 pub mod look;
+pub mod methods;
 pub mod published;
+pub mod residual;
 pub mod scale;
 pub mod tide;
 
 pub use claims::{Claims, Verdict};
 pub use emergence::{Block, Emergence};
 pub use look::{Composed, Look, Parts, Seen};
+pub use methods::{Code, Method, Methods};
 pub use published::Published;
+pub use residual::{Ablation, ResidualStudy};
 pub use scale::Scale;
 pub use tide::{Captured, TideStudy, Variant};

@@ -5,11 +5,11 @@ use super::label::LabelledMask;
 use super::labeller::{Compare, Labeller, Options, Rule, Scale};
 use super::maps::Maps;
 use super::top::Summary;
-use crate::activations::Activations;
+use crate::activations::{Activations, Trajectories};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::random::stream;
-use crate::sae::{Codes, Sae};
+use crate::sae::{Codes, Sae, TrajectorySae};
 
 /// Items whose maps are held at once. Larger groups do not label faster.
 const GROUP: usize = 32;
@@ -95,26 +95,9 @@ impl Labelling {
     /// # Errors
     /// When there are not as many lists of masks as items, the SAE is of another width, or an activation cannot be read.
     pub fn build(&self, sae: &Sae, activations: &Activations, masks: &[Vec<LabelledMask>]) -> Result<Dictionary> {
-        let items = activations.len();
-        one_list_each(masks.len(), items)?;
-        let mut source: Vec<usize> = (0..items).collect();
-        if let Some(seed) = self.shuffled {
-            let order = stream(seed, "shuffled masks", items as u64).permutation(items);
-            // One cycle through a random order: with two items or more, none keeps its own masks.
-            order.iter().zip(order.iter().cycle().skip(1)).for_each(|(&a, &b)| source[a] = b);
-        }
-        let mut labeller = Labeller::new(sae.latents, activations.grid(), self.options)?;
-        let mut group: Vec<(Maps, &[LabelledMask])> = Vec::with_capacity(GROUP);
-        each_item(sae, activations, "labelling", |i, maps| {
-            group.push((maps, &masks[source[i]]));
-            if group.len() == GROUP || i + 1 == items {
-                labeller.add(&group)?;
-                group.clear();
-            }
-            Ok(())
-        })?;
+        fits(sae, activations)?;
         let about = sae.about.as_ref();
-        Ok(labeller.finish(Provenance {
+        let provenance = Provenance {
             model: about.map_or_else(String::new, |a| a.model.clone()),
             site: about.map(|a| a.site.clone()),
             step: about.map(|a| a.step),
@@ -122,7 +105,65 @@ impl Labelling {
             half: about.map(|a| a.half),
             sae: sae.to_string(),
             shuffled: self.shuffled,
-        }))
+        };
+        let maps = |i: usize| Maps::of(&sae.encode(&activations.item(i)?)?, 0);
+        self.label((sae.latents, activations.grid(), activations.len()), masks, provenance, &maps)
+    }
+
+    /// Labels the features of an SAE of trajectories by their maps (one a feature and item: it acts on whole paths).
+    ///
+    /// # Errors
+    /// As [`build`](Self::build).
+    pub fn trajectories(
+        &self,
+        sae: &TrajectorySae,
+        trajectories: &Trajectories,
+        masks: &[Vec<LabelledMask>],
+    ) -> Result<Dictionary> {
+        sae.predictors.fits(trajectories)?;
+        let about = trajectories.step(0).about();
+        let provenance = Provenance {
+            model: about.model.clone(),
+            site: Some(about.site.clone()),
+            step: None,
+            steps: Some(about.steps),
+            half: Some(about.half),
+            sae: sae.to_string(),
+            shuffled: self.shuffled,
+        };
+        let maps = |i: usize| {
+            let codes = sae.encode(&trajectories.item(i)?)?;
+            Maps::new(codes.latents, &codes.offsets, &codes.index, &codes.value)
+        };
+        self.label((sae.features(), trajectories.grid(), trajectories.len()), masks, provenance, &maps)
+    }
+
+    fn label(
+        &self,
+        (latents, grid, items): (usize, (usize, usize), usize),
+        masks: &[Vec<LabelledMask>],
+        provenance: Provenance,
+        maps: &dyn Fn(usize) -> Result<Maps>,
+    ) -> Result<Dictionary> {
+        one_list_each(masks.len(), items)?;
+        let mut source: Vec<usize> = (0..items).collect();
+        if let Some(seed) = self.shuffled {
+            let order = stream(seed, "shuffled masks", items as u64).permutation(items);
+            // One cycle through a random order: with two items or more, none keeps its own masks.
+            order.iter().zip(order.iter().cycle().skip(1)).for_each(|(&a, &b)| source[a] = b);
+        }
+        let mut labeller = Labeller::new(latents, grid, self.options)?;
+        let mut group: Vec<(Maps, &[LabelledMask])> = Vec::with_capacity(GROUP);
+        let mut progress = Progress::new("labelling", items);
+        for i in 0..items {
+            group.push((maps(i)?, &masks[source[i]]));
+            if group.len() == GROUP || i + 1 == items {
+                labeller.add(&group)?;
+                group.clear();
+            }
+            progress.at(i + 1, "");
+        }
+        Ok(labeller.finish(provenance))
     }
 }
 
@@ -171,6 +212,15 @@ pub(super) fn one_list_each(lists: usize, items: usize) -> Result<()> {
     Err(Error::Shape { what: "lists of masks".into(), found: vec![lists], expected: vec![items] })
 }
 
+/// Refuses activations of another width.
+fn fits(sae: &Sae, activations: &Activations) -> Result<()> {
+    if activations.d() == sae.d {
+        return Ok(());
+    }
+    let what = format!("{activations} for an SAE");
+    Err(Error::Shape { what, found: vec![activations.d()], expected: vec![sae.d] })
+}
+
 /// Encodes item by item.
 pub(super) fn each_item(
     sae: &Sae,
@@ -178,13 +228,7 @@ pub(super) fn each_item(
     what: &str,
     mut each: impl FnMut(usize, Maps) -> Result<()>,
 ) -> Result<()> {
-    if activations.d() != sae.d {
-        return Err(Error::Shape {
-            what: format!("{activations} for an SAE"),
-            found: vec![activations.d()],
-            expected: vec![sae.d],
-        });
-    }
+    fits(sae, activations)?;
     let mut progress = Progress::new(what, activations.len());
     for i in 0..activations.len() {
         each(i, Maps::of(&sae.encode(&activations.item(i)?)?, 0)?)?;

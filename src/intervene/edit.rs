@@ -3,7 +3,7 @@
 use super::space::Space;
 use super::stage::{Stage, Window};
 use super::strength::Strength;
-use crate::diffusion::hook::{Half, Kind, Site, Visit, progress_t};
+use crate::diffusion::hook::{Half, Hook, Kind, Site, Visit, progress_t};
 use crate::error::{Error, Result};
 use crate::random::stream;
 use candle_core::{DType, Tensor};
@@ -240,6 +240,12 @@ pub(crate) fn norm(v: &[f32]) -> f64 {
     v.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt()
 }
 
+/// What an evaluation of many pictures at once asks of an edit.
+pub trait Edit: Hook {
+    /// The edit on one item of a batch alone (its position in the list of prompts); with a seed its control.
+    fn alone(&self, item: usize, control: Option<u64>) -> Box<dyn Hook>;
+}
+
 /// The builder methods and accessors that every edit has, and its place as a hook: `$edit::change` makes the new
 /// activation where there is something to do and all of it fits; `$nothing` says of an edit whether there is nothing.
 macro_rules! edit {
@@ -271,6 +277,14 @@ macro_rules! edit {
                 }
                 self.common.check(visit, activation)?;
                 self.change(visit, activation)
+            }
+        }
+
+        impl $crate::intervene::Edit for $edit {
+            fn alone(&self, item: usize, control: Option<u64>) -> Box<dyn $crate::diffusion::hook::Hook> {
+                let mut edit = self.clone().only(&[item]);
+                edit.common.control = control;
+                Box::new(edit)
             }
         }
 

@@ -4,8 +4,9 @@
 
 use super::region::Region;
 use super::space::Space;
-use crate::activations::Activations;
+use crate::activations::{Activations, Trajectories};
 use crate::error::{Error, Result};
+use crate::sae::TrajectorySae;
 
 /// The mean activation of every latent over some tokens.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,6 +52,27 @@ impl MeanCode {
             inside.for_each(|(row, _)| rows.extend_from_slice(row));
             for code in space.encode(&rows)? {
                 code.iter().for_each(|&(latent, value)| sums[latent] += f64::from(value));
+                tokens += 1;
+            }
+        }
+        let values = sums.into_iter().map(|s| (s / tokens.max(1) as f64) as f32).collect();
+        Ok(Self { values, tokens })
+    }
+
+    /// The mean over the tokens of `region` in every item of `trajectories`, of what features do on whole paths.
+    ///
+    /// # Errors
+    /// When the trajectories do not fit, the region holds no cell, or an activation cannot be read.
+    pub fn of_trajectories(sae: &TrajectorySae, trajectories: &Trajectories, region: &Region) -> Result<Self> {
+        sae.predictors.fits(trajectories)?;
+        let cells = region.on_grid(trajectories.grid())?;
+        let mut sums = vec![0f64; sae.features()];
+        let mut tokens = 0;
+        for i in 0..trajectories.len() {
+            let codes = sae.encode(&trajectories.item(i)?)?;
+            for token in (0..cells.len()).filter(|&t| cells[t]) {
+                let (index, value) = codes.token(token);
+                index.iter().zip(value).for_each(|(&feature, &v)| sums[feature as usize] += f64::from(v));
                 tokens += 1;
             }
         }

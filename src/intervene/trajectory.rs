@@ -7,6 +7,7 @@ use super::edit::{Common, edit, shift};
 use super::region::Region;
 use super::space::{Origin, Space};
 use super::strength::Strength;
+use super::transfer::FeatureScores;
 use crate::activations::around;
 use crate::diffusion::hook::{Visit, step_at};
 use crate::error::{Error, Result};
@@ -109,6 +110,20 @@ impl Trajectory {
         let space = Arc::new(Moment { sae: sae.clone(), t: 1.0 });
         let common = Common::new("trajectory", space, features.into_iter().collect(), Strength::Relative(1.0));
         Self { common, sae, mask: Mask::Region(Region::Everywhere), between: Between::Line }
+    }
+
+    /// A transfer of features ([`FeatureScores`]) along their paths: the `k` features that are most the target's come with
+    /// their means in the target, the `k` that are most the source's go with theirs,
+    ///
+    /// Δ′\[x,y\] = Δ\[x,y\] + β m\[x,y\] ( Σ_{c∈T} m_c^tgt v_c − Σ_{c∈S} m_c^src v_c ), β = 1 unless
+    /// [`strength`](Self::strength) says otherwise. (A feature's own activation at the token is not known before the last
+    /// step, so that the mean is what can be taken away.)
+    #[must_use]
+    pub fn transfer(sae: &TrajectorySae, scores: &FeatureScores, k: usize) -> Self {
+        let mut all = scores.added(k);
+        all.extend(scores.removed(k).into_iter().map(|(c, mean)| (c, -mean)));
+        let (features, weights): (Vec<usize>, Vec<f32>) = all.into_iter().unzip();
+        Self::new(sae, features).weights(&weights).strength(Strength::Constant(1.0))
     }
 
     /// β and its normaliser (default: as strong as the residual update itself, where the features are strongest).
@@ -350,6 +365,19 @@ mod tests {
             assert!((v[3][0] - 0.5 * share * mean(0)).abs() < 1e-5, "step {step}: {}", v[3][0]);
             assert!((v[11][0] - 0.5 * share * mean(1)).abs() < 1e-5);
         }
+    }
+
+    #[test]
+    fn a_transfer_adds_the_targets_means_and_takes_the_sources() {
+        use crate::intervene::MeanCode;
+        let means = |values: &[f32]| MeanCode::from_values(values.to_vec(), 8).unwrap();
+        let (source, target) = (means(&[4.0, 0.0, 0.0, 1.0, 0.0, 0.0]), means(&[0.0, 0.0, 0.0, 1.0, 0.0, 3.0]));
+        let scores = FeatureScores::between(source, target).unwrap();
+        let of = |mut edit: Trajectory| [0, 4, 8].map(|step| added(&mut edit, step)[0].clone());
+        let transfer = of(Trajectory::transfer(&sae(), &scores, 1));
+        let by_hand = Trajectory::new(&sae(), [5, 0]).weights(&[3.0, -4.0]).strength(Strength::Constant(1.0));
+        assert_eq!(transfer, of(by_hand));
+        assert!(transfer[0].iter().any(|v| v.abs() > 0.1));
     }
 
     #[test]

@@ -70,6 +70,16 @@ impl FeatureScores {
         self.top(k, -1.0)
     }
 
+    /// What is added: the `k` latents that are most the target's own, with their means in the target.
+    pub(super) fn added(&self, k: usize) -> Vec<(usize, f32)> {
+        self.of_target(k).into_iter().map(|c| (c, self.target.values()[c])).collect()
+    }
+
+    /// What is taken away: the `k` latents that are most the source's own, with their means in the source.
+    pub(super) fn removed(&self, k: usize) -> Vec<(usize, f32)> {
+        self.of_source(k).into_iter().map(|c| (c, self.source.values()[c])).collect()
+    }
+
     fn top(&self, k: usize, sign: f64) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.scores.len()).filter(|&c| sign * self.scores[c] > 0.0).collect();
         order.sort_by(|&a, &b| (sign * self.scores[b]).total_cmp(&(sign * self.scores[a])).then(a.cmp(&b)));
@@ -111,11 +121,10 @@ impl Transfer {
     /// Adds the `k` features that are most the target's and takes away the `k` that are most the source's.
     #[must_use]
     pub fn new(sae: &Sae, scores: &FeatureScores, k: usize) -> Self {
-        let to = scores.of_target(k);
+        let (to, weights) = scores.added(k).into_iter().unzip();
         let mut common = Common::new("transfer", Arc::new(sae.clone()), to, Strength::Constant(1.0));
-        common.weights = common.latents.iter().map(|&c| scores.target.values()[c]).collect();
-        let from = scores.of_source(k).into_iter().map(|c| (c, scores.source.values()[c])).collect();
-        Self { common, from, region: Region::Everywhere, removal: Removal::Activation }
+        common.weights = weights;
+        Self { common, from: scores.removed(k), region: Region::Everywhere, removal: Removal::Activation }
     }
 
     /// Where features are transferred (default: everywhere).

@@ -23,7 +23,7 @@ mod recipe;
 mod spread;
 
 pub use feature::FeatureTrajectory;
-pub use fit::{Fit, Prediction, Standardise};
+pub use fit::{Fit, Prediction, Standardise, Weigh};
 pub use join::Join;
 pub use model::TrajectorySae;
 pub use predictors::Predictors;

@@ -28,14 +28,14 @@ pub struct Block {
 }
 
 /// The three blocks in Stable Diffusion 1.4: 16×16, 8×8 and 16×16 tokens (section 4.1).
-const PUBLISHED: [Block; 3] = [
+pub(super) const PUBLISHED: [Block; 3] = [
     Block { name: "down", module: "down_blocks.2.attentions.1" },
     Block { name: "mid", module: "mid_block.attentions.0" },
     Block { name: "up", module: "up_blocks.1.attentions.0" },
 ];
 
 /// The blocks of `scene-unet` with the same grids.
-const EMBEDDED: [Block; 3] = [
+pub(super) const EMBEDDED: [Block; 3] = [
     Block { name: "down", module: "down_blocks.0.attentions.0" },
     Block { name: "mid", module: "mid_block.attentions.0" },
     Block { name: "up", module: "up_blocks.1.attentions.0" },
@@ -147,17 +147,7 @@ impl Emergence {
     /// # Errors
     /// At [`Scale::Paper`], when there is no such file or it has too few lines.
     pub fn prompts(&self) -> Result<Vec<String>> {
-        if self.scale != Scale::Paper {
-            return Ok(self.scenes().iter().map(|scene| scene.full_caption().text).collect());
-        }
-        let path = named(PROMPTS, "its prompts from a file, one a line")?;
-        let text = std::fs::read_to_string(&path).map_err(Error::file(&path))?;
-        let prompts: Vec<String> = text.lines().filter(|l| !l.trim().is_empty()).map(String::from).collect();
-        if prompts.len() < self.pictures {
-            let found = format!("{} prompts, expected {} for this study", prompts.len(), self.pictures);
-            return Err(Error::format(&path, found));
-        }
-        Ok(prompts[..self.pictures].to_vec())
+        prompts(self.scale, self.pictures)
     }
 
     /// Generates the pictures and keeps the residual updates of all blocks at the captured [times](Self::times), both
@@ -225,6 +215,22 @@ impl Emergence {
             println!("cost    {:.1} TB of activations", bytes / 1e12);
         }
     }
+}
+
+/// `n` prompts: full captions of the test split's first scenes; at [`Scale::Paper`] the first lines of the file that
+/// `DENOSCOPE_PROMPTS` names.
+pub(super) fn prompts(scale: Scale, n: usize) -> Result<Vec<String>> {
+    if scale != Scale::Paper {
+        return Ok((0..n as u64).map(|i| Scene::sample(Split::Test, i).full_caption().text).collect());
+    }
+    let path = named(PROMPTS, "its prompts from a file, one a line")?;
+    let text = std::fs::read_to_string(&path).map_err(Error::file(&path))?;
+    let prompts: Vec<String> = text.lines().filter(|l| !l.trim().is_empty()).map(String::from).collect();
+    if prompts.len() < n {
+        let found = format!("{} prompts, expected {n} for this study", prompts.len());
+        return Err(Error::format(&path, found));
+    }
+    Ok(prompts[..n].to_vec())
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use std::sync::Arc;
 pub(super) const NAME: &str = "trajectory.safetensors";
 
 /// Version of the layout; a file of another is refused.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Where the facts are in the header.
 const FACTS: &str = "denoscope.trajectory_sae";

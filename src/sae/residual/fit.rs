@@ -5,6 +5,7 @@ use super::moments::{Moments, Spreads};
 use crate::activations::Trajectories;
 use crate::error::{Error, Result};
 use crate::kernels::cholesky::Cholesky;
+use crate::kernels::{Matrix, Precision, product};
 use crate::sae::recipe::held_out;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,19 @@ pub enum Standardise {
     Step,
 }
 
+/// By what residuals are divided before an SAE reads them, and so how much each step weighs in its loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Weigh {
+    /// Each step's by their root mean square: every step weighs the same, however little of it is unpredictable.
+    Equal,
+    /// By 1: a step weighs as much as it is unpredictable.
+    Residual,
+    /// So that an error counts by what it does to the activations of its step and of all later ones, which it is carried
+    /// on to: by g_0/g_i, with g_i² = Σ_{j ≥ i} ‖A_{j−1} ⋯ A_i‖² / d.
+    Path,
+}
+
 /// Options of [`Predictors::fit`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -32,9 +46,8 @@ pub struct Prediction {
     pub lambdas: Vec<f64>,
     /// By what steps are divided (each channel by its deviation).
     pub standardise: Standardise,
-    /// Whether residuals are divided by their root mean square (true), so that every step weighs the same in the SAE's
-    /// loss; otherwise a step weighs as much as it is unpredictable.
-    pub scale_residuals: bool,
+    /// By what residuals are divided (each step's by their root mean square).
+    pub weigh: Weigh,
     /// Share of the items (the last ones) that are kept out of the fit, to choose λ and to judge it by (0.05).
     pub holdout: f64,
 }
@@ -45,7 +58,7 @@ impl Default for Prediction {
             predict: true,
             lambdas: vec![1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0],
             standardise: Standardise::Channel,
-            scale_residuals: true,
+            weigh: Weigh::Equal,
             holdout: 0.05,
         }
     }
@@ -168,12 +181,39 @@ impl Predictors {
             predictors.fits.push(Fit { lambda, explained: found, explained_in_fit: explained(&map, &moments), tried });
             let rms = (error(&map, &moments, transition, d) / d as f64).sqrt();
             // What is predicted to the last digit leaves rounding, which is not to be blown up to a signal.
-            scale.push(if options.scale_residuals && rms > 1e-5 { rms as f32 } else { 1.0 });
+            scale.push(if options.weigh == Weigh::Equal && rms > 1e-5 { rms as f32 } else { 1.0 });
             maps.extend(narrow(&map));
+        }
+        if options.weigh == Weigh::Path {
+            let gains = gains(&maps, steps, d);
+            scale = gains.iter().map(|g| (gains[0] / g) as f32).collect();
         }
         (predictors.maps, predictors.scale) = (maps, scale);
         Ok(predictors)
     }
+}
+
+/// g of every step: by how much the activations of a path grow, root mean square over channels and summed in squares
+/// over steps, when a step's own contribution grows by 1 in every channel.
+fn gains(maps: &[f32], steps: usize, d: usize) -> Vec<f64> {
+    let squares = |m: &[f32]| m.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>() / d as f64;
+    let gain = |i: usize| {
+        let mut sum = 1.0;
+        let mut carried: Vec<f32> = Vec::new();
+        for map in maps.chunks_exact(d * d).skip(i) {
+            carried = if carried.is_empty() {
+                map.to_vec()
+            } else {
+                let mut next = vec![0.0; d * d];
+                let (a, b) = (Matrix::rows(map, d), Matrix::rows(&carried, d));
+                product(&mut next, d, a, b, (d, d, d), false, Precision::Full);
+                next
+            };
+            sum += squares(&carried);
+        }
+        sum.sqrt()
+    };
+    (0..steps).map(gain).collect()
 }
 
 /// A = C (M + λI)⁻¹.

@@ -119,6 +119,29 @@ fn residual_space_is_an_exact_change_of_coordinates() {
 }
 
 #[test]
+fn weighed_by_path_an_error_counts_the_same_at_every_step() {
+    let (steps, d) = (4, 7);
+    let options = Prediction { weigh: Weigh::Path, ..Prediction::default() };
+    let predictors = Predictors::fit(&linear(steps, d, 2000, 0.3), &options).unwrap();
+    // What a unit of every channel of a step's row does to the whole path, in deviations.
+    let effect = |step: usize| {
+        let of = |c: usize| {
+            let mut direction = vec![0.0; steps * d];
+            direction[step * d + c] = 1.0;
+            predictors.standard_path(&direction).iter().map(|v| v * v).sum::<f64>()
+        };
+        (0..d).map(of).sum::<f64>()
+    };
+    let first = effect(0);
+    assert!(first > 1.2 * d as f64, "a first step is carried on: {first}");
+    for step in 1..steps {
+        assert!((effect(step) / first - 1.0).abs() < 1e-4, "step {step}: {} against {first}", effect(step));
+    }
+    let plain = Prediction { weigh: Weigh::Residual, ..options };
+    assert_eq!(Predictors::fit(&linear(steps, d, 200, 0.3), &plain).unwrap().scale, vec![1.0; steps]);
+}
+
+#[test]
 fn a_constant_channel_stays_what_it_is() {
     let mut data = Vec::new();
     let mut random = stream(0, "constant", 0);
