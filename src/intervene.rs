@@ -13,6 +13,7 @@
 //! | scale, set, erase, invert or replace activations | [`LatentEdit`] |
 //! | give a picture what another prompt's has | [`Transfer`] |
 //! | follow a feature through the steps | [`Trajectory`] |
+//! | see what a code misses | [`Reconstruction`] |
 
 mod change;
 mod edit;
@@ -22,6 +23,7 @@ pub mod command;
 pub mod global;
 pub mod latent_edit;
 pub mod mean_code;
+pub mod reconstruction;
 pub mod region;
 pub mod space;
 pub mod spatial;
@@ -36,6 +38,7 @@ pub use edit::Edit;
 pub use global::Global;
 pub use latent_edit::LatentEdit;
 pub use mean_code::MeanCode;
+pub use reconstruction::Reconstruction;
 pub use region::{Quadrant, Region};
 pub use spatial::{Removal, Spatial};
 pub use stage::{Stage, Window};

@@ -323,6 +323,7 @@ impl Methods {
 mod tests {
     use super::*;
     use crate::measure::LossRecovered;
+    use crate::measure::generate::{Generate, Settled};
     use crate::scene::Change;
 
     #[test]
@@ -352,11 +353,8 @@ mod tests {
             let edits = code.transfer([&a, &b], (0, &pairs[0]), 4, 1.0).unwrap();
             assert_eq!(edits.len(), dictionaries.len());
             let hooks: Vec<_> = edits.iter().map(|e| e.alone(0, None)).collect();
-            let mut request = model.prompt("a meadow").seed(1).steps(unet.steps);
-            for hook in hooks {
-                request = request.with(hook);
-            }
-            request.run().unwrap();
+            let made = Settled::new(&model, unet.steps).generate(&["a meadow".into()], &[1], hooks).unwrap();
+            assert_eq!(made.len(), 1);
         }
     }
 }

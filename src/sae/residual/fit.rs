@@ -41,9 +41,16 @@ pub struct Prediction {
     /// Whether a step is predicted from the one before at all (true). Without it the "residuals" are the standardised
     /// steps themselves: the paper's NoResid.
     pub predict: bool,
-    /// The λ to choose from, for each transition by the error on held-out items (1e-6, 1e-5, … 1). The penalty is
-    /// λ‖A‖² beside the *mean* of ‖h̃_{i+1} − A h̃_i‖² over tokens, so that λ is in units of the variance of a channel.
+    /// The λ to choose from, for each transition by the explained variance of held-out items (1e-6 to 1). The
+    /// penalty is λ‖A‖² beside the *mean* of ‖h̃_{i+1} − A h̃_i‖² over tokens, so that λ is in units of the variance of a
+    /// channel.
     pub lambdas: Vec<f64>,
+    /// The greatest λ is taken whose explained variance is less than this below the best (0.02). Channels go together, and
+    /// a map that is hardly penalised has long rows for what hardly ever happens: true activations never meet them, but
+    /// the errors of a code do, and a reconstruction carries them on. On the middle block of `scene-unet` (five steps,
+    /// k = 40) the best λ explains .77 to .93 of a step, and a code of one shared dictionary restored −1.8 of the
+    /// variance of the activations with it.
+    pub tolerance: f64,
     /// By what steps are divided (each channel by its deviation).
     pub standardise: Standardise,
     /// By what residuals are divided (each step's by their root mean square).
@@ -56,7 +63,8 @@ impl Default for Prediction {
     fn default() -> Self {
         Self {
             predict: true,
-            lambdas: vec![1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0],
+            lambdas: vec![1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0],
+            tolerance: 0.02,
             standardise: Standardise::Channel,
             weigh: Weigh::Equal,
             holdout: 0.05,
@@ -106,6 +114,9 @@ impl Predictors {
         let (steps, d) = (trajectories.steps(), trajectories.d());
         if steps < 2 {
             return Err(Error::invalid(format!("{trajectories}: a trajectory of {steps} step: expected at least 2")));
+        }
+        if !(options.tolerance >= 0.0 && options.tolerance.is_finite()) {
+            return Err(Error::invalid(format!("tolerance {}: expected a number from 0 up", options.tolerance)));
         }
         if options.predict
             && (options.lambdas.is_empty() || !options.lambdas.iter().all(|l| *l >= 0.0 && l.is_finite()))
@@ -161,17 +172,15 @@ impl Predictors {
             let explained = |a: &[f64], moments: &Moments| {
                 1.0 - error(a, moments, transition, d) / moments.squares[transition + 1].max(f64::MIN_POSITIVE)
             };
-            let mut best: Option<(f64, f64, Vec<f64>)> = None;
-            let mut tried = Vec::new();
+            let mut maps_of: Vec<(f64, f64, Vec<f64>)> = Vec::new();
             for &lambda in &options.lambdas {
                 let Some(map) = ridge(&moments, transition, d, lambda) else { continue };
-                let found = explained(&map, judge);
-                tried.push((lambda, found));
-                if best.as_ref().is_none_or(|(_, e, _)| found > *e) {
-                    best = Some((lambda, found, map));
-                }
+                maps_of.push((lambda, explained(&map, judge), map));
             }
-            let Some((lambda, found, map)) = best else {
+            let tried = maps_of.iter().map(|(lambda, found, _)| (*lambda, *found)).collect();
+            let enough = maps_of.iter().map(|m| m.1).fold(f64::NEG_INFINITY, f64::max) - options.tolerance;
+            let chosen = maps_of.into_iter().filter(|m| m.1 >= enough).max_by(|a, b| a.0.total_cmp(&b.0));
+            let Some((lambda, found, map)) = chosen else {
                 return Err(Error::invalid(format!(
                     "{trajectories}: step {transition} does not determine a linear map to the next (singular at every λ \
                      of {:?}): a larger λ would",

@@ -46,7 +46,7 @@ fn linear(steps: usize, d: usize, n: usize, noise: f32) -> Trajectories {
 fn a_planted_linear_dynamic_is_recovered() {
     let (steps, d) = (4, 7);
     let trajectories = linear(steps, d, 40_000, 0.01);
-    let options = Prediction { lambdas: vec![1e-8, 1e-4, 1.0], ..Prediction::default() };
+    let options = Prediction { lambdas: vec![1e-8, 1e-4, 1.0], tolerance: 0.0, ..Prediction::default() };
     let predictors = Predictors::fit(&trajectories, &options).unwrap();
     for (i, planted) in dynamics(steps, d).iter().enumerate() {
         let worst = predictors.map(i).iter().zip(planted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
@@ -70,13 +70,17 @@ fn a_planted_linear_dynamic_is_recovered() {
 fn lambda_is_chosen_on_held_out_items() {
     // As many channels as trajectories of the fit, and noise: without a penalty the fit is perfect and worthless.
     let trajectories = linear(2, 40, 60, 1.0);
-    let options =
-        Prediction { lambdas: vec![1e-6, 1e-3, 0.1, 0.3, 1.0, 10.0, 1000.0], holdout: 0.3, ..Prediction::default() };
+    let lambdas = vec![1e-6, 1e-3, 0.1, 0.3, 1.0, 10.0, 1000.0];
+    let options = Prediction { lambdas, tolerance: 0.0, holdout: 0.3, ..Prediction::default() };
     let fit = &Predictors::fit(&trajectories, &options).unwrap().fits[0];
     println!("{fit:?}");
     assert!(fit.lambda > 1e-3 && fit.lambda < 1000.0, "{fit:?}");
     assert!(fit.tried.iter().all(|(_, e)| *e <= fit.explained) && fit.tried.len() == 7);
     assert!(fit.tried[0].1 < fit.explained - 0.1, "{fit:?}");
+    // With a tolerance the greatest that is hardly worse.
+    let near = Prediction { tolerance: 0.05, ..options.clone() };
+    let near = &Predictors::fit(&trajectories, &near).unwrap().fits[0];
+    assert!(near.lambda > fit.lambda && near.explained > fit.explained - 0.05, "{near:?}");
     let free = Prediction { lambdas: vec![1e-6], ..options };
     let free = &Predictors::fit(&trajectories, &free).unwrap().fits[0];
     assert!(free.explained_in_fit > fit.explained_in_fit);
@@ -408,7 +412,7 @@ fn a_file_round_trips_and_what_does_not_fit_is_refused_by_name() {
     assert!(header);
     // Edits of the same length keep the file whole.
     for (from, to, word) in [
-        (r#"\"format\":1"#, r#"\"format\":2"#, "format 2, this version reads format 1"),
+        (r#"\"format\":2"#, r#"\"format\":3"#, "format 3, this version reads format 2"),
         (r#"\"join\":\"per_step\""#, r#"\"join\":\"per_stop\""#, "per_stop"),
         (r#"\"steps\":3,\"d\":4"#, r#"\"steps\":4,\"d\":4"#, "3 descriptions of steps, expected 4"),
         (r#"\"steps\":3,\"d\":4"#, r#"\"steps\":3,\"d\":5"#, "mean"),
