@@ -4,6 +4,8 @@
 mod embedded;
 #[path = "components/forward.rs"]
 mod forward;
+#[path = "components/lpips.rs"]
+mod lpips;
 #[path = "components/pipeline.rs"]
 mod pipeline;
 #[path = "components/pixart.rs"]
