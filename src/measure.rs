@@ -17,6 +17,7 @@ pub mod retrieval;
 pub mod segmentation;
 pub mod similarity;
 pub mod spatial_success;
+pub mod style_scores;
 pub mod style_success;
 pub mod sweep;
 
@@ -34,5 +35,6 @@ pub use retrieval::Retrieval;
 pub use segmentation::Point;
 pub use similarity::{Embeddings, Similarity};
 pub use spatial_success::{SpatialSuccess, Trial};
+pub use style_scores::{StyleDistance, StyleSimilarity, style_words};
 pub use style_success::{StyleSuccess, StyleTrial};
 pub use sweep::{BetaSweep, End, SweepPoint, Swept};
