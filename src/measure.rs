@@ -2,6 +2,7 @@
 
 pub mod annotate;
 pub mod captions;
+pub mod clip;
 pub mod command;
 pub mod contours;
 pub mod dose;
@@ -23,6 +24,7 @@ pub mod sweep;
 
 pub use annotate::{Annotation, Annotator, Found};
 pub use captions::Faithfulness;
+pub use clip::Clip;
 pub use dose::TokenDose;
 pub use generate::Generate;
 pub use interval::Interval;

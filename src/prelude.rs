@@ -21,7 +21,7 @@ pub use crate::intervene::{
 pub use crate::measure::annotate::{Annotation, Annotator};
 pub use crate::measure::generate::Settled;
 pub use crate::measure::{
-    BetaSweep, Embeddings, Interval, LossRecovered, Lpips, Perceptual, PowerLaw, Retrieval, Similarity,
+    BetaSweep, Clip, Embeddings, Interval, LossRecovered, Lpips, Perceptual, PowerLaw, Retrieval, Similarity,
     SpatialSuccess, StyleDistance, StyleSimilarity, StyleSuccess, StyleTrial, Swept, TokenDose, Trial,
 };
 pub use crate::measure::{contours, interval};

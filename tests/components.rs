@@ -1,5 +1,7 @@
 //! Goldens and behaviour of the pipeline's components, against diffusers and transformers.
 
+#[path = "components/clip.rs"]
+mod clip;
 #[path = "components/embedded.rs"]
 mod embedded;
 #[path = "components/forward.rs"]
