@@ -13,6 +13,7 @@ pub mod intervene;
 pub mod kernels;
 pub mod lab;
 pub mod measure;
+mod pickle;
 pub mod prelude;
 pub mod progress;
 pub mod random;

@@ -9,7 +9,7 @@ pub use crate::concepts::{
 pub use crate::diffusion::captions::Precomputed;
 pub use crate::diffusion::hook::{Half, Hook, Kind, Site, Visit};
 pub use crate::diffusion::pipeline::{Picture, Pipeline};
-pub use crate::embedded::annotator::SceneAnnotator;
+pub use crate::embedded::{SceneAnnotator, SceneDistance, SceneDual};
 pub use crate::error::{Error, Result};
 pub use crate::figure::{
     self, Bars, Colours, Explorer, Heat, HeatGrid, Histogram, ImageGrid, Line, Matrix, Page, Scatter, Scrubber, Table,
@@ -21,7 +21,8 @@ pub use crate::intervene::{
 pub use crate::measure::annotate::{Annotation, Annotator};
 pub use crate::measure::generate::Settled;
 pub use crate::measure::{
-    BetaSweep, Interval, LossRecovered, PowerLaw, SpatialSuccess, StyleSuccess, StyleTrial, Swept, TokenDose, Trial,
+    BetaSweep, Clip, Embeddings, Interval, LossRecovered, Lpips, Perceptual, PowerLaw, Retrieval, Similarity,
+    SpatialSuccess, StyleDistance, StyleSimilarity, StyleSuccess, StyleTrial, Swept, TokenDose, Trial,
 };
 pub use crate::measure::{contours, interval};
 pub use crate::random::stream;

@@ -1,9 +1,13 @@
 //! Goldens and behaviour of the pipeline's components, against diffusers and transformers.
 
+#[path = "components/clip.rs"]
+mod clip;
 #[path = "components/embedded.rs"]
 mod embedded;
 #[path = "components/forward.rs"]
 mod forward;
+#[path = "components/lpips.rs"]
+mod lpips;
 #[path = "components/pipeline.rs"]
 mod pipeline;
 #[path = "components/pixart.rs"]

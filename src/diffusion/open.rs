@@ -50,6 +50,21 @@ pub fn embedded_models() -> Vec<String> {
     names
 }
 
+/// The folder of a single network in the layout of transformers (`config.json` beside its weights), by its path or by its
+/// id on the hub.
+///
+/// # Errors
+/// A path where there is no such folder; a hub model that cannot be fetched.
+pub fn network_folder(name: &Path) -> Result<PathBuf> {
+    if name.is_dir() {
+        return Ok(name.into());
+    }
+    match name.to_str().and_then(hub::parse) {
+        Some((id, revision)) => hub::snapshot(id, revision, hub::NETWORK),
+        None => Err(Error::format(name, "no such folder, nor a hub id as in owner/model")),
+    }
+}
+
 /// The folder of a model: an embedded name (`scene-unet`), a path, or a hub id (`owner/model`, with a revision as
 /// `owner/model@revision`).
 ///
@@ -68,7 +83,7 @@ pub fn locate(name: &str) -> Result<PathBuf> {
         return Err(Error::format(path, format!("no {INDEX} here: not a model in the layout of diffusers")));
     }
     match hub::parse(name) {
-        Some((id, revision)) => hub::snapshot(id, revision),
+        Some((id, revision)) => hub::snapshot(id, revision, hub::PIPELINE),
         None => Err(Error::unknown(
             "model (an embedded one, a folder or a hub id as in owner/model)",
             name,

@@ -1,9 +1,11 @@
-//! Weights by name: read from safetensors files, or drawn from a seed, and trainable if asked.
+//! Weights by name: read from safetensors files (or, where nothing else is published, from those of `torch.save`), or
+//! drawn from a seed, and trainable if asked.
 //!
 //! A network asks for every tensor by its diffusers name and the shape that its configuration calls for. A file
 //! that lacks one, holds another shape or holds tensors nobody asked for is refused by name.
 
 use crate::error::{Error, Result};
+use crate::pickle::Saved;
 use crate::random;
 use candle_core::{DType, Device, Tensor, Var};
 use safetensors::tensor::{Metadata, TensorInfo};
@@ -49,6 +51,8 @@ struct Shared {
     origin: PathBuf,
     files: Vec<TensorFile>,
     index: HashMap<String, usize>,
+    /// Tensors that are in memory already.
+    held: HashMap<String, Tensor>,
     seed: Option<u64>,
     trainable: bool,
     device: Device,
@@ -106,6 +110,47 @@ impl TensorFile {
     }
 }
 
+impl Shared {
+    fn empty(origin: PathBuf, device: &Device, dtype: DType) -> Self {
+        Self {
+            origin,
+            files: Vec::new(),
+            index: HashMap::new(),
+            held: HashMap::new(),
+            seed: None,
+            trainable: false,
+            device: device.clone(),
+            dtype,
+            used: Mutex::default(),
+            vars: Mutex::default(),
+        }
+    }
+
+    /// Names of all tensors.
+    fn names(&self) -> impl Iterator<Item = &String> {
+        self.index.keys().chain(self.held.keys())
+    }
+
+    /// The tensor `full`, which must have this shape.
+    fn read(&self, full: &str, shape: &[usize]) -> Result<Tensor> {
+        let wrong = |path: &Path, found: &[usize]| {
+            Error::format(path, format!("tensor {full}: found shape {found:?}, expected {shape:?}"))
+        };
+        if let Some(held) = self.held.get(full) {
+            return if held.dims() == shape { Ok(held.clone()) } else { Err(wrong(&self.origin, held.dims())) };
+        }
+        let file = self.index.get(full).map(|&i| &self.files[i]).ok_or_else(|| {
+            let missing = Error::unknown("tensor", full, self.names());
+            Error::format(&self.origin, format!("{missing}; expected shape {shape:?}"))
+        })?;
+        let info = &file.tensors[full];
+        if info.shape != shape {
+            return Err(wrong(&file.path, &info.shape));
+        }
+        file.read(full, info, &self.device)
+    }
+}
+
 impl Weights {
     /// Opens the safetensors files of one component.
     ///
@@ -135,35 +180,37 @@ impl Weights {
             }
         }
         let origin = paths.first().cloned().unwrap_or_default();
-        Ok(Self::new(origin, files, index, None, trainable, device, dtype))
+        Ok(Self::new(Shared { files, index, trainable, ..Shared::empty(origin, device, dtype) }))
+    }
+
+    /// Opens a state dict: a safetensors file, or one of `torch.save`, which is read without executing anything. Of the
+    /// latter only tensors that `wanted` names are kept.
+    ///
+    /// # Errors
+    /// A file that is missing, damaged or holds anything but tensors.
+    pub fn open_state(path: &Path, device: &Device, dtype: DType, wanted: impl Fn(&str) -> bool) -> Result<Self> {
+        if path.extension().is_some_and(|e| e == "safetensors") {
+            return Self::open(&[path.into()], device, dtype);
+        }
+        let saved = Saved::read(path)?;
+        let tensors = saved.dictionary(&saved.root)?;
+        let mut held = HashMap::new();
+        for name in tensors.names().into_iter().filter(|name| wanted(name)) {
+            let shape = tensors.shape(name)?;
+            let tensor = Tensor::from_vec(tensors.floats(name, shape)?, shape, device)?;
+            held.insert(name.to_string(), tensor);
+        }
+        Ok(Self::new(Shared { held, ..Shared::empty(path.into(), device, dtype) }))
     }
 
     /// Weights drawn from `seed`, each tensor from a stream of its own name, as trainable variables in f32.
     #[must_use]
     pub fn seeded(seed: u64, device: &Device) -> Self {
-        Self::new("seeded weights".into(), Vec::new(), HashMap::new(), Some(seed), true, device, DType::F32)
+        let empty = Shared::empty("seeded weights".into(), device, DType::F32);
+        Self::new(Shared { seed: Some(seed), trainable: true, ..empty })
     }
 
-    fn new(
-        origin: PathBuf,
-        files: Vec<TensorFile>,
-        index: HashMap<String, usize>,
-        seed: Option<u64>,
-        trainable: bool,
-        device: &Device,
-        dtype: DType,
-    ) -> Self {
-        let shared = Shared {
-            origin,
-            files,
-            index,
-            seed,
-            trainable,
-            device: device.clone(),
-            dtype,
-            used: Mutex::default(),
-            vars: Mutex::default(),
-        };
+    fn new(shared: Shared) -> Self {
         Self { shared: Arc::new(shared), prefix: String::new() }
     }
 
@@ -198,7 +245,8 @@ impl Weights {
     /// Whether a file holds this tensor (always true for seeded weights).
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
-        self.shared.seed.is_some() || self.shared.index.contains_key(&self.full(name))
+        let (full, shared) = (self.full(name), &self.shared);
+        shared.seed.is_some() || shared.index.contains_key(&full) || shared.held.contains_key(&full)
     }
 
     /// The tensor `name` of this shape; `init` matters for seeded weights only.
@@ -226,18 +274,7 @@ impl Weights {
         }
         let stored = match shared.seed {
             Some(seed) => draw(seed, &full, shape, init, &shared.device)?,
-            None => {
-                let file = shared.index.get(&full).map(|&i| &shared.files[i]).ok_or_else(|| {
-                    let missing = Error::unknown("tensor", &full, shared.index.keys());
-                    Error::format(&shared.origin, format!("{missing}; expected shape {shape:?}"))
-                })?;
-                let info = &file.tensors[&full];
-                if info.shape != shape {
-                    let problem = format!("tensor {full}: found shape {:?}, expected {shape:?}", info.shape);
-                    return Err(Error::format(&file.path, problem));
-                }
-                file.read(&full, info, &shared.device)?.to_dtype(shared.dtype)?
-            }
+            None => shared.read(&full, shape)?.to_dtype(shared.dtype)?,
         };
         shared.used.lock().expect("weights lock").insert(full.clone());
         let packed = match packing {
@@ -266,7 +303,7 @@ impl Weights {
     /// Names the first few of them.
     pub fn finish(&self) -> Result<()> {
         let used = self.shared.used.lock().expect("weights lock");
-        let mut extra: Vec<&String> = self.shared.index.keys().filter(|n| !used.contains(*n)).collect();
+        let mut extra: Vec<&String> = self.shared.names().filter(|n| !used.contains(*n)).collect();
         if extra.is_empty() {
             return Ok(());
         }

@@ -11,7 +11,7 @@ pub use train::train;
 
 use crate::diffusion::open::data_file;
 use crate::diffusion::weights::Weights;
-use crate::embedded::pictures::to_unit;
+use crate::embedded::encoder::{Features, batch};
 use crate::error::{Error, Result};
 use crate::measure::annotate::{Annotation, Annotator, Scores};
 use crate::scene::{Background, Style};
@@ -68,6 +68,14 @@ impl SceneAnnotator {
         weights.finish()?;
         Ok(Self { network })
     }
+
+    /// What the network's encoder makes of pictures of one size.
+    ///
+    /// # Errors
+    /// Pictures of different sizes, or with sides that are not multiples of 8.
+    pub fn features(&self, pictures: &[&RgbImage]) -> Result<Features> {
+        self.network.features(&batch(pictures)?)
+    }
 }
 
 impl Annotator for SceneAnnotator {
@@ -75,8 +83,7 @@ impl Annotator for SceneAnnotator {
         let mut found = Vec::with_capacity(images.len());
         for chunk in images.chunk_by(|a, b| a.dimensions() == b.dimensions()).flat_map(|same| same.chunks(PASS)) {
             let (w, h) = (chunk[0].width() as usize, chunk[0].height() as usize);
-            let pixels: Vec<f32> = chunk.iter().flat_map(|i| i.as_raw()).map(|&b| to_unit(b)).collect();
-            let answer = self.network.forward(&Tensor::from_vec(pixels, (chunk.len(), h, w, 3), &Device::Cpu)?)?;
+            let answer = self.network.forward(&batch(&chunk.iter().collect::<Vec<_>>())?)?;
             for i in 0..chunk.len() {
                 found.push(Annotation::from_scores(Scores {
                     size: (h, w),

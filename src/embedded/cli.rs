@@ -2,7 +2,7 @@
 
 use crate::embedded::evaluate::Evaluate;
 use crate::embedded::options::Options;
-use crate::embedded::{annotator, dit, t5, text, unet, vae, words};
+use crate::embedded::{annotator, dit, dual, t5, text, unet, vae, words};
 use crate::error::{Error, Result};
 use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -56,6 +56,8 @@ pub enum Stage {
     Annotator,
     /// Vectors of the world's words.
     Words,
+    /// The network that compares pictures with words.
+    Dual,
 }
 
 /// Arguments of `denoscope embedded train`.
@@ -64,7 +66,7 @@ pub struct Train {
     /// Only this stage; all of them in order otherwise.
     #[arg(long)]
     pub stage: Option<Stage>,
-    /// Folder in which `scene-unet/`, `scene-dit/` and `annotator/` appear.
+    /// Folder in which `scene-unet/`, `scene-dit/`, `annotator/` and `dual/` appear.
     #[arg(long, default_value = "data")]
     pub out: PathBuf,
     /// Folder of checkpoints and logs.
@@ -144,6 +146,7 @@ impl Train {
             Stage::Decoder => vae::train_decoder(&options),
             Stage::Annotator => annotator::train(&options),
             Stage::Words => words::train(&options),
+            Stage::Dual => dual::train(&options),
         })
     }
 }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 /// Bounds and folders that every stage of the recipe shares.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Folder of the finished models: `scene-unet/`, `scene-dit/` and `annotator/` appear in it.
+    /// Folder of the finished models: `scene-unet/`, `scene-dit/`, `annotator/` and `dual/` appear in it.
     pub out: PathBuf,
     /// Folder of checkpoints and logs, one below it for each stage.
     pub work: PathBuf,
@@ -85,5 +85,11 @@ impl Options {
     #[must_use]
     pub fn annotator(&self) -> PathBuf {
         self.out.join("annotator")
+    }
+
+    /// Folder of the dual encoder.
+    #[must_use]
+    pub fn dual(&self) -> PathBuf {
+        self.out.join("dual")
     }
 }

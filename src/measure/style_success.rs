@@ -1,8 +1,9 @@
 //! Style success: after a global edit, does the picture have the style? (Emergence, table 5.)
 //!
-//! The paper asks whether the CLIP similarity to the style's words rises, and how far the picture moved in LPIPS.
-//! Here an annotator names the style, and the distance is the mean absolute difference of pixels; beside the edit
-//! stand the unedited pictures and a random direction of equal norm.
+//! The paper asks whether the CLIP similarity to the style's words rises, and how far the picture moved in LPIPS: that is
+//! [`StyleSuccess::similarity`] and [`StyleSuccess::perceptual`], with any scorer. Stricter, and known here at once, is
+//! whether an annotator names the style; the distance that comes with it is the mean absolute difference of pixels.
+//! Beside the edit stand the unedited pictures and a random direction of equal norm.
 
 use super::annotate::Annotator;
 use super::generate::{Generate, Remembering, pictures};

@@ -6,11 +6,9 @@
 
 mod dictionary_learning;
 mod hub;
-mod pickle;
 mod saelens;
 mod sdxl_unbox;
 mod sparsify;
-mod zip;
 
 use super::{Architecture, Sae};
 use crate::error::{Error, Result};

@@ -196,6 +196,19 @@ impl Scene {
         Scene { objects, background, style, phase, texture }
     }
 
+    /// Draws object `index` anew within its place and size; false if there is no room beside the other object.
+    pub(crate) fn redraw(&mut self, index: usize, s: &mut Stream) -> bool {
+        let Object { class, colour, place, size, .. } = self.objects[index];
+        self.objects[index] = Object::draw(s, class, colour, place, size);
+        self.objects.iter().enumerate().all(|(i, o)| i == index || !o.touches(&self.objects[index]))
+    }
+
+    /// Draws all objects anew; false if two of them touch.
+    pub(crate) fn redraw_all(&mut self, s: &mut Stream) -> bool {
+        let room: Vec<bool> = (0..self.objects.len()).map(|i| self.redraw(i, s)).collect();
+        room.last().copied().unwrap_or(true)
+    }
+
     /// The picture and its ground truth.
     #[must_use]
     pub fn render(&self) -> Render {

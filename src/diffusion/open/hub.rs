@@ -9,6 +9,20 @@ use std::path::PathBuf;
 /// The revision where none is given.
 const MAIN: &str = "main";
 
+/// What of a repository is fetched.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Layout {
+    /// The file that makes a folder one of this layout.
+    marker: &'static str,
+    /// Which of a repository's files are read.
+    needed: fn(&[String]) -> Vec<String>,
+}
+
+/// A pipeline of diffusers.
+pub(super) const PIPELINE: Layout = Layout { marker: INDEX, needed };
+/// A single network of transformers, with its tokenizer.
+pub(super) const NETWORK: Layout = Layout { marker: "config.json", needed: needed_by_network };
+
 /// Endings of the small files that every component needs.
 const SMALL: [&str; 3] = [".json", "merges.txt", "spiece.model"];
 
@@ -49,33 +63,43 @@ fn needed(files: &[String]) -> Vec<String> {
     chosen
 }
 
+/// The files of a single network: one set of safetensors in full precision, and what is small.
+fn needed_by_network(files: &[String]) -> Vec<String> {
+    let top = files.iter().filter(|f| !f.contains('/'));
+    let weights = |f: &str| {
+        let stem = f.strip_prefix("model").and_then(|f| f.strip_suffix(".safetensors"));
+        stem.is_some_and(|stem| stem.is_empty() || stem.starts_with('-'))
+    };
+    top.filter(|f| weights(f) || SMALL.iter().any(|end| f.ends_with(end))).cloned().collect()
+}
+
 /// The folder of a model, fetched where it is not yet in the cache (`$HF_HOME`, by default `~/.cache/huggingface`).
 /// With `HF_HUB_OFFLINE=1` only the cache counts.
-pub(super) fn snapshot(id: &str, revision: &str) -> Result<PathBuf> {
+pub(super) fn snapshot(id: &str, revision: &str, layout: Layout) -> Result<PathBuf> {
     let repo = Repo::with_revision(id.into(), RepoType::Model, revision.into());
     let cache = Cache::from_env();
     if std::env::var("HF_HUB_OFFLINE").is_ok_and(|v| !matches!(v.as_str(), "" | "0" | "false")) {
-        return cached(&cache, repo).ok_or_else(|| fault(id, revision, &cache, "HF_HUB_OFFLINE is set"));
+        return cached(&cache, repo, layout).ok_or_else(|| fault(id, revision, &cache, "HF_HUB_OFFLINE is set"));
     }
-    match fetch(&repo) {
+    match fetch(&repo, layout) {
         Ok(folder) => Ok(folder),
         // Without network, what was fetched before still serves.
-        Err(problem) => cached(&cache, repo).ok_or_else(|| fault(id, revision, &cache, &problem)),
+        Err(problem) => cached(&cache, repo, layout).ok_or_else(|| fault(id, revision, &cache, &problem)),
     }
 }
 
-fn cached(cache: &Cache, repo: Repo) -> Option<PathBuf> {
-    let index = cache.repo(repo).get(INDEX)?;
-    index.parent().map(PathBuf::from)
+fn cached(cache: &Cache, repo: Repo, layout: Layout) -> Option<PathBuf> {
+    let marker = cache.repo(repo).get(layout.marker)?;
+    marker.parent().map(PathBuf::from)
 }
 
-fn fetch(repo: &Repo) -> std::result::Result<PathBuf, String> {
+fn fetch(repo: &Repo, Layout { marker, needed }: Layout) -> std::result::Result<PathBuf, String> {
     let api = ApiBuilder::from_env().with_progress(false).with_retries(3).build().map_err(|e| e.to_string())?;
     let api: ApiRepo = api.repo(repo.clone());
     let info = api.info().map_err(|e| e.to_string())?;
     let files: Vec<String> = info.siblings.into_iter().map(|s| s.rfilename).collect();
-    if !files.iter().any(|f| f == INDEX) {
-        return Err(format!("the repository has no {INDEX}"));
+    if !files.iter().any(|f| f == marker) {
+        return Err(format!("the repository has no {marker}"));
     }
     let needed = needed(&files);
     let mut folder = None;
@@ -84,11 +108,11 @@ fn fetch(repo: &Repo) -> std::result::Result<PathBuf, String> {
             eprintln!("fetching {file} ({} of {})", i + 1, needed.len());
         }
         let path = api.get(file).map_err(|e| format!("{file}: {e}"))?;
-        if file == INDEX {
+        if file == marker {
             folder = path.parent().map(PathBuf::from);
         }
     }
-    folder.ok_or_else(|| format!("{INDEX} was not fetched"))
+    folder.ok_or_else(|| format!("{marker} was not fetched"))
 }
 
 fn fault(id: &str, revision: &str, cache: &Cache, problem: &str) -> Error {
@@ -155,6 +179,25 @@ mod tests {
     }
 
     #[test]
+    fn only_what_a_network_reads_is_fetched() {
+        let files = [
+            ".gitattributes",
+            "README.md",
+            "config.json",
+            "flax_model.msgpack",
+            "merges.txt",
+            "model.fp16.safetensors",
+            "model.safetensors",
+            "onnx/model.safetensors",
+            "preprocessor_config.json",
+            "pytorch_model.bin",
+            "vocab.json",
+        ];
+        let found = needed_by_network(&files.map(String::from));
+        assert_eq!(found, ["config.json", "merges.txt", "model.safetensors", "preprocessor_config.json", "vocab.json"]);
+    }
+
+    #[test]
     fn the_cache_serves_without_network_and_is_listed_when_it_cannot() {
         let home = tempfile::tempdir().unwrap();
         let model = home.path().join("models--me--mine");
@@ -165,8 +208,9 @@ mod tests {
         std::fs::write(snapshot.join(INDEX), "{}").unwrap();
         let cache = Cache::new(home.path().into());
         let repo = |id: &str| Repo::with_revision(id.into(), RepoType::Model, MAIN.into());
-        assert_eq!(cached(&cache, repo("me/mine")), Some(snapshot));
-        assert_eq!(cached(&cache, repo("me/other")), None);
+        assert_eq!(cached(&cache, repo("me/mine"), PIPELINE), Some(snapshot));
+        assert_eq!(cached(&cache, repo("me/mine"), NETWORK), None);
+        assert_eq!(cached(&cache, repo("me/other"), PIPELINE), None);
         let message = fault("me/other", MAIN, &cache, "no network").to_string();
         assert!(message.contains("me/mine") && message.contains("no network"), "{message}");
     }

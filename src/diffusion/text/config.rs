@@ -1,5 +1,6 @@
 //! `text_encoder/config.json`.
 
+use super::block::BlockShape;
 use crate::diffusion::layers::{composed, gelu_tanh, quick_gelu, silu};
 use crate::diffusion::open::Fields;
 use crate::error::{Error, Result};
@@ -111,6 +112,17 @@ impl TextConfig {
             return Err(Error::format(fields.path(), problem));
         }
         Ok(config)
+    }
+
+    /// Sizes of a block.
+    pub(super) fn block(&self) -> BlockShape {
+        BlockShape {
+            width: self.hidden_size,
+            wide: self.intermediate_size,
+            heads: self.num_attention_heads,
+            eps: self.layer_norm_eps,
+            activation: self.hidden_act,
+        }
     }
 
     /// The content of a `config.json` that transformers opens.

@@ -1,63 +1,14 @@
 //! The causal transformer over a prompt's tokens.
 
-use super::config::{Activation, TextConfig};
-use crate::diffusion::layers::{LayerNorm, Linear, add, attention, biased_attention, composed};
+use super::block::{Block, Sight};
+use super::config::TextConfig;
+use crate::diffusion::layers::{LayerNorm, composed};
 use crate::diffusion::weights::{Init, Weights};
 use crate::error::{Error, Result};
 use candle_core::{DType, Tensor};
 
 /// Standard deviation of freshly drawn embeddings, as transformers initialises CLIP.
 const EMBEDDING_STD: f32 = 0.02;
-
-/// One pre-normalised block: x + attention(norm(x)), then x + mlp(norm(x)).
-#[derive(Debug, Clone)]
-struct Block {
-    norm1: LayerNorm,
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    out: Linear,
-    norm2: LayerNorm,
-    up: Linear,
-    down: Linear,
-    heads: usize,
-    scale: f64,
-    activation: Activation,
-}
-
-impl Block {
-    fn load(config: &TextConfig, weights: &Weights) -> Result<Self> {
-        let (d, wide) = (config.hidden_size, config.intermediate_size);
-        let linear = |name: &str, from, to| Linear::load(&weights.at(name), from, to, true);
-        let norm = |name: &str| LayerNorm::load(&weights.at(name), d, config.layer_norm_eps);
-        Ok(Self {
-            norm1: norm("layer_norm1")?,
-            query: linear("self_attn.q_proj", d, d)?,
-            key: linear("self_attn.k_proj", d, d)?,
-            value: linear("self_attn.v_proj", d, d)?,
-            out: linear("self_attn.out_proj", d, d)?,
-            norm2: norm("layer_norm2")?,
-            up: linear("mlp.fc1", d, wide)?,
-            down: linear("mlp.fc2", wide, d)?,
-            heads: config.num_attention_heads,
-            scale: 1.0 / ((d / config.num_attention_heads) as f64).sqrt(),
-            activation: config.hidden_act,
-        })
-    }
-
-    /// `bias[batch, 1, n, n]` hides what the mask and the order of the tokens hide; without it only the order does.
-    fn forward(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-        let h = self.norm1.forward(x)?;
-        let (q, k, v) = (self.query.forward(&h)?, self.key.forward(&h)?, self.value.forward(&h)?);
-        let y = match bias {
-            Some(bias) => biased_attention(&q, &k, &v, bias, self.heads, self.scale)?,
-            None => attention(&q, &k, &v, self.heads, self.scale, true)?,
-        };
-        let x = add(x, &self.out.forward(&y)?)?;
-        let h = self.activation.forward(&self.up.forward(&self.norm2.forward(&x)?)?)?;
-        add(&x, &self.down.forward(&h)?)
-    }
-}
 
 /// CLIP's text encoder, transformers' `CLIPTextModel`; differentiable.
 ///
@@ -96,7 +47,7 @@ impl TextEncoder {
             tokens: embeddings.get("token_embedding.weight", &[config.vocab_size, d], init)?,
             positions: embeddings.get("position_embedding.weight", &[n, d], init)?,
             blocks: (0..config.num_hidden_layers)
-                .map(|i| Block::load(config, &model.at(format!("encoder.layers.{i}"))))
+                .map(|i| Block::load(&config.block(), &model.at(format!("encoder.layers.{i}"))))
                 .collect::<Result<_>>()?,
             norm: LayerNorm::load(&model.at("final_layer_norm"), d, config.layer_norm_eps)?,
             config: config.clone(),
@@ -137,7 +88,7 @@ impl TextEncoder {
         })?;
         let bias = mask.map(|mask| bias(mask, batch, n)).transpose()?;
         for block in &self.blocks {
-            x = block.forward(&x, bias.as_ref())?;
+            x = block.forward(&x, bias.as_ref().map_or(Sight::Backwards, Sight::Bias))?;
         }
         self.norm.forward(&x)
     }

@@ -1,16 +1,12 @@
 //! Encoder and decoder with skip connections, and two heads for the whole picture.
 
-use crate::diffusion::layers::{Conv2d, GroupNorm, Linear, Padding, add, composed, concat, silu, upsample_nearest};
+use crate::diffusion::layers::{Conv2d, GroupNorm, Linear, Padding, composed, concat, silu, upsample_nearest};
 use crate::diffusion::weights::Weights;
-use crate::error::{Error, Result};
+use crate::embedded::encoder::{Block, EPS, Encoder, FOLD, Features};
+use crate::error::Result;
 use crate::scene::{Background, Class, Colour, Style};
 use candle_core::{D, Tensor};
 use serde::{Deserialize, Serialize};
-
-const EPS: f64 = 1e-5;
-/// Side of the square of pixels that becomes one position with more channels: nothing is lost, and no layer works
-/// at full resolution.
-const FOLD: usize = 2;
 
 /// Shape of the network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,28 +38,6 @@ impl Default for AnnotatorConfig {
     }
 }
 
-/// x + conv(silu(norm(conv(silu(norm(x)))))).
-#[derive(Debug, Clone)]
-struct Block {
-    norm1: GroupNorm,
-    conv1: Conv2d,
-    norm2: GroupNorm,
-    conv2: Conv2d,
-}
-
-impl Block {
-    fn load(weights: &Weights, groups: usize, channels: usize) -> Result<Self> {
-        let conv = |name: &str| Conv2d::load(&weights.at(name), channels, channels, 3, 1, Padding::Same(1));
-        let norm = |name: &str| GroupNorm::load(&weights.at(name), groups, channels, EPS);
-        Ok(Self { norm1: norm("norm1")?, conv1: conv("conv1")?, norm2: norm("norm2")?, conv2: conv("conv2")? })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let h = self.conv1.forward(&self.norm1.forward_silu(x)?)?;
-        add(x, &self.conv2.forward(&self.norm2.forward_silu(&h)?)?)
-    }
-}
-
 /// Scores before any normalisation.
 #[derive(Debug, Clone)]
 pub struct Answer {
@@ -81,12 +55,7 @@ pub struct Answer {
 #[derive(Debug, Clone)]
 pub struct Network {
     config: AnnotatorConfig,
-    stem: Conv2d,
-    fine: Block,
-    down1: Conv2d,
-    middle: Block,
-    down2: Conv2d,
-    coarse: [Block; 2],
+    encoder: Encoder,
     up1: Conv2d,
     middle_up: Block,
     up2: Conv2d,
@@ -104,21 +73,15 @@ impl Network {
     /// A missing or misshapen tensor.
     pub fn load(config: &AnnotatorConfig, weights: &Weights) -> Result<Self> {
         let [a, b, c] = config.channels;
-        let conv =
-            |name: &str, from, to, stride| Conv2d::load(&weights.at(name), from, to, 3, stride, Padding::Same(1));
+        let conv = |name: &str, from, to| Conv2d::load(&weights.at(name), from, to, 3, 1, Padding::Same(1));
         let block = |name: &str, channels| Block::load(&weights.at(name), config.groups, channels);
         let scores = 2 + config.classes.len() + config.colours.len();
         let whole = config.styles.len() + config.backgrounds.len();
         Ok(Self {
-            stem: conv("stem", 3 * FOLD * FOLD, a, 1)?,
-            fine: block("fine", a)?,
-            down1: conv("down1", a, b, 2)?,
-            middle: block("middle", b)?,
-            down2: conv("down2", b, c, 2)?,
-            coarse: [block("coarse.0", c)?, block("coarse.1", c)?],
-            up1: conv("up1", c + b, b, 1)?,
+            encoder: Encoder::load(config.channels, config.groups, weights)?,
+            up1: conv("up1", c + b, b)?,
             middle_up: block("middle_up", b)?,
-            up2: conv("up2", b + a, a, 1)?,
+            up2: conv("up2", b + a, a)?,
             fine_up: block("fine_up", a)?,
             norm: GroupNorm::load(&weights.at("norm"), config.groups, a, EPS)?,
             pixels: Linear::load(&weights.at("pixels"), a, FOLD * FOLD * scores, true)?,
@@ -134,26 +97,21 @@ impl Network {
         &self.config
     }
 
+    /// What the encoder makes of pictures `[batch, h, w, 3]` in [−1, 1].
+    ///
+    /// # Errors
+    /// Sides that are not multiples of 8.
+    pub fn features(&self, images: &Tensor) -> Result<Features> {
+        self.encoder.forward(images)
+    }
+
     /// Scores of pictures `[batch, h, w, 3]` in [−1, 1].
     ///
     /// # Errors
     /// Sides that are not multiples of 8.
     pub fn forward(&self, images: &Tensor) -> Result<Answer> {
-        let (batch, h, w, c) = images.dims4()?;
-        if c != 3 || h % 8 != 0 || w % 8 != 0 {
-            let problem = format!(
-                "pictures to annotate: found {:?}, expected [batch, h, w, 3], sides multiples of 8",
-                images.dims()
-            );
-            return Err(Error::invalid(problem));
-        }
-        let folded = images
-            .reshape(vec![batch, h / FOLD, FOLD, w / FOLD, FOLD, 3])?
-            .permute(vec![0, 1, 3, 2, 4, 5])?
-            .reshape((batch, h / FOLD, w / FOLD, 3 * FOLD * FOLD))?;
-        let fine = self.fine.forward(&self.stem.forward(&folded)?)?;
-        let middle = self.middle.forward(&self.down1.forward(&fine)?)?;
-        let coarse = self.coarse[1].forward(&self.coarse[0].forward(&self.down2.forward(&middle)?)?)?;
+        let Features { fine, middle, coarse } = self.encoder.forward(images)?;
+        let (batch, h, w, _) = images.dims4()?;
         let mean = |x: &Tensor| composed(&[&silu(x)?], |x| Ok(x[0].flatten(1, 2)?.mean(1)?));
         let summary = concat(&[&mean(&fine)?, &mean(&middle)?, &mean(&coarse)?])?;
         let whole = self.whole.forward(&silu(&self.hidden.forward(&summary)?)?)?;

@@ -2,16 +2,14 @@
 
 use super::network::{AnnotatorConfig, Answer, Network};
 use crate::diffusion::layers::{add, composed};
-use crate::diffusion::open::Fields;
-use crate::diffusion::vae::{Vae, VaeConfig};
-use crate::diffusion::weights::Weights;
 use crate::embedded::files::write_json;
 use crate::embedded::heads::cross_entropy;
 use crate::embedded::options::Options;
 use crate::embedded::pictures::to_unit;
 use crate::embedded::trainer::{Loss, Micro, Trainer};
-use crate::error::{Error, Result};
-use crate::random::{Stream, stream};
+use crate::embedded::wear::{pass, wear};
+use crate::error::Result;
+use crate::random::stream;
 use crate::scene::{Background, Class, Colour, SIDE, Scene, Split, Style};
 use candle_core::{D, DType, Device, Tensor};
 use rayon::prelude::*;
@@ -74,9 +72,8 @@ pub fn train(options: &Options) -> Result<()> {
     settings.schedule.peak = 1.5e-3;
     settings.average = 0.995;
     settings.columns = vec!["class", "colour", "whole"];
-    let threads = settings.threads;
     let mut examples: Vec<Example> = (0..SCENES as u64).into_par_iter().map(|i| Example::of(&scene(i))).collect();
-    pass(options, &mut examples, threads)?;
+    pass(options, examples.iter_mut().step_by(EVERY_PASSED).map(|e| &mut e.picture).collect(), SEED)?;
     let unseen: Vec<Example> = (0..UNSEEN).map(|i| Example::of(&Scene::sample(Split::Test, i))).collect();
     let mut trainer = Trainer::new(&weights, settings)?;
     let dir = options.annotator();
@@ -88,54 +85,6 @@ pub fn train(options: &Options) -> Result<()> {
             weights.save(&dir.join("model.safetensors"), DType::F16, Some(&trainer.averages()?))
         },
     )
-}
-
-/// Replaces every few pictures by what the autoencoder makes of them, with a little noise on the latents.
-fn pass(options: &Options, examples: &mut [Example], threads: usize) -> Result<()> {
-    let dir = options.model().join("vae");
-    let config = VaeConfig::read(&mut Fields::read(&dir.join("config.json"))?)?;
-    let weights = Weights::open(&[dir.join("diffusion_pytorch_model.safetensors")], &Device::Cpu, DType::F32)?;
-    let vae = Vae::load(&config, &weights)?;
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build()
-        .map_err(|e| Error::invalid(format!("threads: {e}")))?;
-    let chosen: Vec<&mut Example> = examples.iter_mut().step_by(EVERY_PASSED).collect();
-    pool.install(|| {
-        chosen.into_par_iter().enumerate().try_for_each(|(i, example)| -> Result<()> {
-            let picture = Tensor::from_slice(&example.picture, (1, SIDE, SIDE, 3), &Device::Cpu)?;
-            let mean = vae.encode(&picture)?.mean;
-            let s = &mut stream(SEED, "latent noise", i as u64);
-            let strength = s.range(0.0, 0.1) / config.scaling_factor as f32;
-            let noise: Vec<f32> = s.normals(mean.elem_count()).into_iter().map(|x| x * strength).collect();
-            let noise = Tensor::from_vec(noise, mean.shape(), &Device::Cpu)?;
-            example.picture = vae.decode(&(mean + noise)?)?.clamp(-1f32, 1f32)?.flatten_all()?.to_vec1()?;
-            Ok(())
-        })
-    })
-}
-
-/// A picture with random brightness, contrast, blur and noise; one in four stays as it is.
-fn wear(picture: &[f32], s: &mut Stream) -> Vec<f32> {
-    if s.chance(0.25) {
-        return picture.to_vec();
-    }
-    let (gain, shift) = (s.range(0.92, 1.08), s.range(-0.06, 0.06));
-    let (blur, noise) = (s.range(0.0, 0.5) * f32::from(u8::from(s.chance(0.5))), s.range(0.0, 0.08));
-    let at = |x: usize, y: usize, c: usize| picture[(y * SIDE + x) * 3 + c];
-    let mut out = Vec::with_capacity(picture.len());
-    for y in 0..SIDE {
-        for x in 0..SIDE {
-            let (left, right) = (x.saturating_sub(1), (x + 1).min(SIDE - 1));
-            let (above, below) = (y.saturating_sub(1), (y + 1).min(SIDE - 1));
-            for c in 0..3 {
-                let around = 0.25 * (at(left, y, c) + at(right, y, c) + at(x, above, c) + at(x, below, c));
-                let value = at(x, y, c) + blur * (around - at(x, y, c));
-                out.push((gain * value + shift + noise * s.normal()).clamp(-1.0, 1.0));
-            }
-        }
-    }
-    out
 }
 
 fn loss(network: &Network, examples: &[Example], micro: &Micro) -> Result<Loss> {
@@ -219,6 +168,7 @@ fn report(network: &Network, unseen: &[Example]) -> Result<()> {
 mod tests {
     use super::*;
     use crate::diffusion::layers::tape::against_graph;
+    use crate::diffusion::weights::Weights;
 
     #[test]
     fn gradients_by_tape_are_those_of_the_graph() {

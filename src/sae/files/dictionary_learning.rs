@@ -4,10 +4,10 @@
 
 use super::super::gated;
 use super::super::weights::Weights;
-use super::pickle::{Dictionary, Saved};
 use super::{Architecture, Sae, bias_shift, fold_norms, source, transposed};
 use crate::diffusion::open::Fields;
 use crate::error::{Error, Result};
+use crate::pickle::{Dictionary, Saved};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 

@@ -4,10 +4,10 @@
 //! statistics of the latents for display and take no part.
 
 use super::super::weights::Weights;
-use super::pickle::Saved;
 use super::{Architecture, Sae, source, transposed};
 use crate::diffusion::open::Fields;
 use crate::error::Result;
+use crate::pickle::Saved;
 use std::path::Path;
 
 const CONFIG: &str = "config.json";

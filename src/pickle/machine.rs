@@ -24,11 +24,18 @@ pub(super) enum Value {
     Dict(usize),
 }
 
+/// Where the numbers of tensors are.
+pub(super) enum Storages<'a> {
+    /// In entries of an archive, whose names begin so.
+    Entries(&'a Archive, &'a str),
+    /// After the program, in an order that is told there: their names and types so far.
+    Later(Vec<(String, Kind)>),
+}
+
 /// The stack machine.
 pub(super) struct Machine<'a> {
-    archive: &'a Archive,
-    prefix: &'a str,
     program: &'a [u8],
+    pub(super) storages: Storages<'a>,
     /// The byte of the program that comes next.
     pub(super) at: usize,
     stack: Vec<Value>,
@@ -41,9 +48,9 @@ pub(super) struct Machine<'a> {
 pub(super) type Step<T> = std::result::Result<T, String>;
 
 impl<'a> Machine<'a> {
-    pub(super) fn new(archive: &'a Archive, prefix: &'a str, program: &'a [u8]) -> Self {
+    pub(super) fn new(program: &'a [u8], storages: Storages<'a>) -> Self {
         let (stack, marks, memo) = (Vec::new(), Vec::new(), HashMap::new());
-        Self { archive, prefix, program, at: 0, stack, marks, memo, lists: Vec::new(), dicts: Vec::new() }
+        Self { program, storages, at: 0, stack, marks, memo, lists: Vec::new(), dicts: Vec::new() }
     }
 
     fn take(&mut self, n: usize) -> Step<&'a [u8]> {
@@ -176,7 +183,8 @@ impl<'a> Machine<'a> {
                     let bits = self.take(8)?.iter().fold(0u64, |n, b| n << 8 | u64::from(*b));
                     self.push(Object::Float(f64::from_bits(bits)));
                 }
-                b'X' | 0x8c => {
+                // U is a string of Python 2, of which only ASCII is read.
+                b'X' | b'U' | 0x8c => {
                     let length = self.number(if instruction == b'X' { 4 } else { 1 })?;
                     let text = self.text(length)?;
                     self.push(Object::Text(text));
@@ -250,18 +258,36 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// `('storage', class, key, device, count)`.
-    fn storage(&self, id: &Value) -> Step<Value> {
+    /// `('storage', class, key, device, count)`, in a stream with a view of the storage behind it, which must be none.
+    fn storage(&mut self, id: &Value) -> Step<Value> {
         let Value::List(id) = id else { return Err("a reference that is no storage".into()) };
-        let [Value::Plain(Object::Text(tag)), Value::Name(class), Value::Plain(Object::Text(key)), _, _] =
-            &self.lists[*id][..]
+        let ([Value::Plain(Object::Text(tag)), Value::Name(class), Value::Plain(Object::Text(key)), _, _]
+        | [
+            Value::Plain(Object::Text(tag)),
+            Value::Name(class),
+            Value::Plain(Object::Text(key)),
+            _,
+            _,
+            Value::Plain(Object::None),
+        ]) = &self.lists[*id][..]
         else {
             return Err("a reference that is no storage".into());
         };
         let kind = STORAGES.iter().find(|(name, ..)| class.strip_prefix("torch.") == Some(name)).map(|s| s.1);
-        let entry = format!("{}data/{key}", self.prefix);
+        let (entry, there) = match &mut self.storages {
+            Storages::Entries(archive, prefix) => {
+                let entry = format!("{prefix}data/{key}");
+                let there = archive.get(&entry).is_some();
+                (entry, there)
+            }
+            Storages::Later(noted) => {
+                let as_before = noted.iter().find(|(name, _)| name == key).is_none_or(|n| Some(n.1) == kind);
+                noted.extend(kind.map(|kind| (key.clone(), kind)));
+                (key.clone(), as_before)
+            }
+        };
         match kind {
-            Some(kind) if tag == "storage" && self.archive.get(&entry).is_some() => Ok(Value::Storage(kind, entry)),
+            Some(kind) if tag == "storage" && there => Ok(Value::Storage(kind, entry)),
             _ => Err(format!("a storage of {class} in {entry}, which is not there or not of numbers")),
         }
     }
@@ -273,6 +299,15 @@ impl<'a> Machine<'a> {
         let arguments = self.lists[*arguments].clone();
         match (name.as_str(), &arguments[..]) {
             ("collections.OrderedDict", []) => self.push_dict(),
+            // So Python 2 wrote it: a list of pairs, each of them a list.
+            ("collections.OrderedDict", [Value::List(pairs)]) => {
+                let pairs = self.lists[*pairs].clone();
+                self.push_dict();
+                for pair in pairs {
+                    let Value::List(pair) = pair else { return Err("a dictionary of what are no pairs".into()) };
+                    self.set(self.lists[pair].clone())?;
+                }
+            }
             ("torch._utils._rebuild_parameter", [tensor @ Value::Plain(Object::Tensor(_)), _, _]) => {
                 self.stack.push(tensor.clone());
             }

@@ -2,18 +2,18 @@
 
 /// Where a tensor's numbers are.
 #[derive(Debug, Clone, PartialEq)]
-pub(in super::super) struct Tensor {
+pub(crate) struct Tensor {
     pub(super) kind: Kind,
     /// Entry of the archive.
     pub(super) entry: String,
     pub(super) offset: usize,
-    pub(in super::super) shape: Vec<usize>,
+    pub(crate) shape: Vec<usize>,
     pub(super) stride: Vec<usize>,
 }
 
 /// Types of numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in super::super) enum Kind {
+pub(crate) enum Kind {
     F16,
     BF16,
     F32,

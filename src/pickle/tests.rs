@@ -93,7 +93,10 @@ fn whatever_could_execute_is_refused_by_name() {
         (b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93.", "builtins.eval"),
         (b"\x80\x02ctorch\nload\n.", "torch.load"),
         (b"\x80\x02ctorch.FloatStorage\n__reduce__\n.", "__reduce__"),
-        (b"\x80\x02ccollections\nOrderedDict\n(K\x01tR.", "collections.OrderedDict with 1 arguments"),
+        (
+            b"\x80\x02ccollections\nOrderedDict\n(K\x01tR.",
+            "collections.OrderedDict with 1 arguments that it does not take",
+        ),
         (b"\x80\x02K\x01}b.", "attributes of what is no dictionary"),
         (b"\x80\x02ccollections\nOrderedDict\n.", "bare name"),
         (b"\x80\x02(icollections\nOrderedDict\n.", "0x69"), // INST
@@ -128,6 +131,57 @@ fn more_than_there_is_is_refused() {
     assert!(refusal(saved(&pickle)).contains("100000 objects"));
     // A list in itself.
     assert!(refusal(saved(b"\x80\x02]q\0h\0a.")).contains("within each other"));
+}
+
+/// A stream as it was written before PyTorch 1.6: the same tensor, named by Python 2, and one storage of six floats.
+fn stream(object: &[u8]) -> Vec<u8> {
+    let mut bytes = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.".to_vec();
+    bytes.extend(b"\x80\x02}U\x0dlittle_endian\x88s.");
+    bytes.extend(object);
+    bytes.extend(b"\x80\x02](U\x0212e.");
+    bytes.extend(6u64.to_le_bytes());
+    bytes.extend((0..6).flat_map(|v| (v as f32).to_le_bytes()));
+    bytes
+}
+
+/// `OrderedDict([["w", tensor]])` with offset 1, two rows of two; `class` holds its numbers.
+fn ordered(class: &str) -> Vec<u8> {
+    let mut p = b"\x80\x02ccollections\nOrderedDict\n](](U\x01wctorch._utils\n_rebuild_tensor_v2\n".to_vec();
+    p.extend(format!("((U\x07storagectorch\n{class}\nU\x0212U\x06cuda:0K\x06Nt").bytes());
+    p.extend(b"QK\x01K\x02K\x02\x86K\x02K\x01\x86\x89NtRee\x85R.");
+    p
+}
+
+#[test]
+fn streams_of_older_versions_are_read() {
+    let saved = read(&stream(&ordered("FloatStorage"))).unwrap();
+    let dictionary = saved.dictionary(&saved.root).unwrap();
+    assert_eq!((dictionary.names(), dictionary.shape("w").unwrap()), (vec!["w"], &[2, 2][..]));
+    assert_eq!(dictionary.floats("w", &[2, 2]).unwrap(), [1.0, 2.0, 3.0, 4.0]);
+}
+
+#[test]
+fn damaged_streams_are_refused() {
+    let whole = stream(&ordered("FloatStorage"));
+    for cut in 16..whole.len() {
+        assert!(read(&whole[..cut]).is_err(), "cut at {cut}");
+    }
+    let with = |from: &[u8], to: &[u8]| {
+        let at = whole.windows(from.len()).position(|w| w == from).unwrap();
+        refusal(read(&[&whole[..at], to, &whole[at + from.len()..]].concat()))
+    };
+    assert!(refusal(read(&[&whole[..], b"more"].concat())).contains("4 bytes after"));
+    assert!(with(b"M\xe9\x03.", b"M\xea\x03.").contains("1001"));
+    assert!(with(b"endian\x88", b"endian\x89").contains("little-endian"));
+    assert!(with(b"](U\x0212e.", b"](U\x0213e.").contains("13"));
+    assert!(with(b"](U\x0212e.", b"](U\x0212U\x0212e.").contains("12"));
+    assert!(with(b"](U\x0212e.", b"}.").contains("no list"));
+    assert!(with(b"\x06\0\0\0\0\0\0\0", b"\x06\0\0\0\0\0\0\x7f").contains("more than there are"));
+    assert!(with(b"OrderedDict\n](](U\x01w", b"OrderedDict\n](](U\x01wN").contains("key without"));
+    // A view of a storage, and a call.
+    assert!(with(b"K\x06Nt", b"K\x06K\x01t").contains("no storage"));
+    assert!(refusal(read(&stream(b"\x80\x02cos\nsystem\n."))).contains("os.system"));
+    assert!(refusal(read(&stream(&ordered("Generator")))).contains("torch.Generator"));
 }
 
 #[test]

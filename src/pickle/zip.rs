@@ -13,22 +13,23 @@ const HEADER: (&[u8], usize) = (b"PK\x03\x04", 30);
 /// The longest comment behind the record at the end.
 const COMMENT: usize = u16::MAX as usize;
 
+/// Names of entries and where their bytes lie.
+pub(super) type Entries = Vec<(String, Range<usize>)>;
+
 /// An archive in memory.
 #[derive(Debug)]
 pub(super) struct Archive {
     pub(super) path: PathBuf,
-    bytes: Vec<u8>,
-    /// Names and where their data lie.
-    entries: Vec<(String, Range<usize>)>,
+    pub(super) bytes: Vec<u8>,
+    pub(super) entries: Entries,
 }
 
 impl Archive {
-    /// Reads the archive at `path`.
+    /// Reads the archive that the file at `path` holds.
     ///
     /// # Errors
     /// If it is no whole archive, or an entry is compressed or encrypted.
-    pub(super) fn read(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(Error::file(path))?;
+    pub(super) fn read(path: &Path, bytes: Vec<u8>) -> Result<Self> {
         let entries = entries(&bytes).map_err(|problem| Error::format(path, problem))?;
         Ok(Self { path: path.into(), bytes, entries })
     }
@@ -60,15 +61,15 @@ fn record<'a>(bytes: &'a [u8], at: usize, record: (&[u8], usize)) -> Result<&'a 
     found.ok_or_else(|| format!("not a whole zip archive: nothing of its kind at byte {at}"))
 }
 
-fn entries(bytes: &[u8]) -> Result<Vec<(String, Range<usize>)>, String> {
+fn entries(bytes: &[u8]) -> Result<Entries, String> {
     let from = bytes.len().saturating_sub(END.1 + COMMENT);
     let end = (from..(bytes.len() + 1).saturating_sub(END.1)).rev().find(|&at| bytes[at..].starts_with(END.0));
-    let end = record(bytes, end.ok_or("not a zip archive: a file of torch.save from before version 1.6?")?, END)?;
+    let end = record(bytes, end.ok_or("not a zip archive, and no stream of torch.save from before version 1.6")?, END)?;
     let (count, mut at) = (number(end, 10, 2), number(end, 16, 4));
     if count == 0xffff || at == 0xffff_ffff {
         return Err("a zip64 archive, supported are files below 4 GB".into());
     }
-    let mut entries: Vec<(String, Range<usize>)> = Vec::with_capacity(count);
+    let mut entries: Entries = Vec::with_capacity(count);
     for _ in 0..count {
         let entry = record(bytes, at, ENTRY)?;
         let (flags, method) = (number(entry, 8, 2), number(entry, 10, 2));
