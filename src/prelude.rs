@@ -15,16 +15,17 @@ pub use crate::figure::{
     self, Bars, Colours, Explorer, Heat, HeatGrid, Histogram, ImageGrid, Line, Matrix, Page, Scatter, Scrubber, Table,
 };
 pub use crate::intervene::{
-    Ablate, Between, ErrorTerm, FeatureScores, Global, LatentEdit, MeanCode, Norm, Quadrant, Region, Removal, Spatial,
-    Stage, Strength, Trajectory, Transfer,
+    Ablate, Between, ErrorTerm, FeatureScores, Global, LatentEdit, MeanCode, Norm, Quadrant, Reconstruction, Region,
+    Removal, Spatial, Stage, Strength, Trajectory, Transfer,
 };
 pub use crate::measure::annotate::{Annotation, Annotator};
 pub use crate::measure::generate::Settled;
 pub use crate::measure::{
-    BetaSweep, Clip, Embeddings, Interval, LossRecovered, Lpips, Perceptual, PowerLaw, Retrieval, Similarity,
-    SpatialSuccess, StyleDistance, StyleSimilarity, StyleSuccess, StyleTrial, Swept, TokenDose, Trial,
+    BetaSweep, Clip, Embeddings, Gaussian, Interval, LossRecovered, Lpips, PairEdits, Perceptual, PowerLaw, Retrieval,
+    Scored, Similarity, SpatialSuccess, StyleDistance, StyleSimilarity, StyleSuccess, StyleTrial, Swept, TokenDose,
+    Trial, Which,
 };
-pub use crate::measure::{contours, interval};
+pub use crate::measure::{contours, interval, participation_ratio};
 pub use crate::random::stream;
 pub use crate::sae::{
     BatchTopK, FeatureTrajectory, Gated, Join, JumpReLU, Matryoshka, Modulation, Prediction, Predictors, Quality, ReLU,

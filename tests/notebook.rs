@@ -152,14 +152,15 @@ fn every_way_a_cell_can_fail_is_reported() {
 fn the_studies_run_at_smoke_scale_and_sum_up_their_claims() {
     let Some(place) = lab("the_studies_run_at_smoke_scale") else { return };
     let folder = tempfile::tempdir().unwrap();
-    let studies = ["emergence", "tide"];
+    let studies = ["emergence", "tide", "residual"];
     // What an earlier version of the models left there would be refused, not mixed in.
-    for study in studies {
+    for study in studies.into_iter().chain(["compare"]) {
         let _ = std::fs::remove_dir_all(place.notebooks().join(study).join("work/smoke"));
     }
     let done = Command::new(env!("CARGO_BIN_EXE_denoscope"))
         .arg("reproduce")
         .args(studies)
+        .arg("compare")
         .arg("--out")
         .arg(folder.path())
         .env("DENOSCOPE_SCALE", "smoke")

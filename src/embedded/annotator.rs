@@ -13,6 +13,7 @@ use crate::diffusion::open::data_file;
 use crate::diffusion::weights::Weights;
 use crate::embedded::encoder::{Features, batch};
 use crate::error::{Error, Result};
+use crate::measure::Gaussian;
 use crate::measure::annotate::{Annotation, Annotator, Scores};
 use crate::scene::{Background, Style};
 use candle_core::{D, DType, Device, Tensor};
@@ -75,6 +76,21 @@ impl SceneAnnotator {
     /// Pictures of different sizes, or with sides that are not multiples of 8.
     pub fn features(&self, pictures: &[&RgbImage]) -> Result<Features> {
         self.network.features(&batch(pictures)?)
+    }
+
+    /// Mean and covariance of what the encoder makes of pictures, its coarsest map averaged over places (96 numbers): for
+    /// [Fréchet distances](Gaussian::distance), in the role of Inception's features.
+    ///
+    /// # Errors
+    /// As [`features`](Self::features); fewer than two pictures.
+    pub fn gaussian(&self, pictures: &[RgbImage]) -> Result<Gaussian> {
+        let (mut pooled, mut width) = (Vec::new(), 0);
+        for some in pictures.chunks(PASS) {
+            let coarse = self.features(&some.iter().collect::<Vec<_>>())?.coarse;
+            width = coarse.dim(D::Minus1)?;
+            pooled.extend(coarse.flatten(1, 2)?.mean(1)?.flatten_all()?.to_vec1::<f32>()?);
+        }
+        Gaussian::of(&pooled, width.max(1))
     }
 }
 

@@ -301,7 +301,9 @@ impl Methods {
                 Code::Tide(recipe.run(&folder).train(of)?.sae)
             }
             Method::Residual => {
-                let recipe = Residualized::new(Self::EXPANSION, Self::K * steps).epochs(epochs).topk();
+                // The rate is that of the residual study.
+                let recipe =
+                    Residualized::new(Self::EXPANSION, Self::K * steps).epochs(epochs).topk().learning_rate(3e-3);
                 Code::Residual(recipe.run(&folder).train(of)?.sae)
             }
         };
