@@ -77,11 +77,11 @@ fn main() -> Result<()> {
             t[ROUNDS / 2]
         });
         let ratio = step / product;
-        // Weights and both moments, then what is left in rows of d + k numbers for every token.
-        let (held, row) = (3 * (2 * n * d + n + d) * 4, 4 * batch * (d + k));
+        // Weights, both moments and as much again, then what is left in rows of d + k numbers for every token.
+        let (held, row) = (4 * (2 * n * d + n + d) * 4, 4 * batch * (d + k));
         let rows = (peak as f64 - held as f64) / row as f64;
         println!(
-            "{name:<18} product {product:.3} s, step {step:.3} s, ratio {ratio:.2}; peak {} MB = 3 × parameters + {rows:.1} \
+            "{name:<18} product {product:.3} s, step {step:.3} s, ratio {ratio:.2}; peak {} MB = 4 × parameters + {rows:.1} \
              × batch × (d + k), in f32",
             peak >> 20
         );

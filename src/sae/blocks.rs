@@ -89,7 +89,7 @@ impl Blocked {
 
     /// Calls `visit` with every panel of the matrix, every row that has entries in it, these and the panel's channels.
     fn each(&self, matrix: &Panels, d: usize, mut visit: impl FnMut(&Panel, usize, Range<usize>, Range<usize>)) {
-        let panels = self.starts.len() / self.rows.max(1);
+        let panels = (self.starts.len() - 1) / self.rows.max(1);
         for from in (0..d).step_by(WIDTH) {
             let channels = from..(from + WIDTH).min(d);
             for p in 0..panels {
@@ -235,7 +235,7 @@ mod tests {
         of_r.fill(&twice, d);
         let xc = Rows { rows: &target, panels: &panels, first: 0 };
         let learns = Rows { rows: &twice, panels: &of_r, first: tokens };
-        for (from, to, r) in [(0, half, Some(learns)), (half, n, None)] {
+        for (from, to, r) in [(0, 1, Some(learns)), (1, half, Some(learns)), (half, n, None)] {
             let (g_enc, g_dec) = (&mut g_enc[from * d..to * d], &mut g_dec[from * d..to * d]);
             gather(&entries, first + from, (tokens, d), xc, r, g_enc, g_dec, &mut sums[from..to]);
         }

@@ -1,5 +1,6 @@
 //! The k largest positive of many numbers, exactly, ties to the lower index.
 
+use super::forward::Found;
 use crate::kernels::sparse::{above, at_least, positive_bits};
 
 /// One of so many chunks of scores is in the sample from which a row's threshold is guessed.
@@ -31,37 +32,30 @@ impl Selector {
         Self { k, index, bits, sample, scores: Vec::new(), bias: Vec::new() }
     }
 
-    /// The k largest positive of `scores[i] + bias[i]`: writes index and score by rising index, returns how many.
-    pub(crate) fn row(&mut self, scores: &[f32], bias: &[f32], index: &mut [u32], value: &mut [f32]) -> usize {
+    /// Appends the k largest positive of `scores[i] + bias[i]` to `found`, by rising index.
+    pub(crate) fn row(&mut self, scores: &[f32], bias: &[f32], found: &mut Found) {
         let threshold = self.guess(scores, bias);
         self.collect(scores, bias, threshold);
         if self.bits.len() < self.k && threshold > 0.0 {
             self.collect(scores, bias, 0.0);
         }
-        self.keep(index, value)
+        self.keep(found);
     }
 
     /// The same among the latents in `among` only, which rise.
-    pub(crate) fn row_among(
-        &mut self,
-        among: &[u32],
-        scores: &[f32],
-        bias: &[f32],
-        index: &mut [u32],
-        value: &mut [f32],
-    ) -> usize {
+    pub(crate) fn row_among(&mut self, among: &[u32], scores: &[f32], bias: &[f32], found: &mut Found) {
         if among.len() == scores.len() {
-            return self.row(scores, bias, index, value);
+            return self.row(scores, bias, found);
         }
         let (mut some, mut biases) = (std::mem::take(&mut self.scores), std::mem::take(&mut self.bias));
         some.clear();
         some.extend(among.iter().map(|&i| scores[i as usize]));
         biases.clear();
         biases.extend(among.iter().map(|&i| bias[i as usize]));
-        let count = self.row(&some, &biases, index, value);
-        index[..count].iter_mut().for_each(|i| *i = among[*i as usize]);
+        let before = found.index.len();
+        self.row(&some, &biases, found);
+        found.index[before..].iter_mut().for_each(|i| *i = among[*i as usize]);
         (self.scores, self.bias) = (some, biases);
-        count
     }
 
     /// A threshold above which there probably are at least k scores, and not many more.
@@ -92,20 +86,18 @@ impl Selector {
         });
     }
 
-    /// Writes the k largest of what was collected.
-    fn keep(&self, index: &mut [u32], value: &mut [f32]) -> usize {
+    /// Appends the k largest of what was collected.
+    fn keep(&self, found: &mut Found) {
         let least = cut(&self.bits, self.k, self.k).unwrap_or(1);
         // More than k are at least this if several are equal: the first of them are kept.
         let mut equal = self.k.saturating_sub(at_least(&self.bits, least.saturating_add(1)));
-        let mut count = 0;
         for (&i, &bits) in self.index.iter().zip(&self.bits) {
             if bits > least || (bits == least && equal > 0) {
                 equal -= usize::from(bits == least);
-                (index[count], value[count]) = (i, f32::from_bits(bits as u32));
-                count += 1;
+                found.index.push(i);
+                found.value.push(f32::from_bits(bits as u32));
             }
         }
-        count
     }
 }
 
@@ -144,6 +136,12 @@ mod tests {
         all
     }
 
+    fn found(find: impl FnOnce(&mut Found)) -> Vec<(u32, f32)> {
+        let mut found = Found::default();
+        find(&mut found);
+        found.index.into_iter().zip(found.value).collect()
+    }
+
     #[test]
     fn selects_what_sorting_selects() {
         let mut random = stream(0, "select", 0);
@@ -153,10 +151,7 @@ mod tests {
                 // Rounded scores make ties.
                 let scores: Vec<f32> = (0..n).map(|_| (random.normal() * 4.0).round() / 4.0).collect();
                 let bias: Vec<f32> = (0..n).map(|i| if i % 7 == round % 7 { 0.5 } else { 0.0 }).collect();
-                let (mut index, mut value) = (vec![0; k], vec![0.0; k]);
-                let count = selector.row(&scores, &bias, &mut index, &mut value);
-                let found: Vec<(u32, f32)> = index.iter().copied().zip(value.iter().copied()).take(count).collect();
-                assert_eq!(found, plainly(&scores, &bias, k), "n {n}, k {k}");
+                assert_eq!(found(|f| selector.row(&scores, &bias, f)), plainly(&scores, &bias, k), "n {n}, k {k}");
             }
         }
     }
@@ -172,17 +167,16 @@ mod tests {
                 })
                 .collect();
             let bias = vec![-0.5; 4000];
-            let (mut index, mut value) = (vec![0; 100], vec![0.0; 100]);
-            let count = Selector::new(100).row(&scores, &bias, &mut index, &mut value);
-            let found: Vec<(u32, f32)> = index.into_iter().zip(value).take(count).collect();
-            assert_eq!(found, plainly(&scores, &bias, 100), "{factor}");
+            let mut selector = Selector::new(100);
+            assert_eq!(found(|f| selector.row(&scores, &bias, f)), plainly(&scores, &bias, 100), "{factor}");
         }
     }
 
     #[test]
     fn nothing_positive_selects_nothing() {
         let mut selector = Selector::new(2);
-        assert_eq!(selector.row(&[-1.0; 40], &[0.5; 40], &mut [0; 2], &mut [0.0; 2]), 0);
-        assert_eq!(selector.row_among(&[3, 9], &[1.0; 40], &[0.5; 40], &mut [0; 2], &mut [0.0; 2]), 2);
+        assert_eq!(found(|f| selector.row(&[-1.0; 40], &[0.5; 40], f)), []);
+        let among = found(|f| selector.row_among(&[3, 9, 11], &[1.0; 40], &[0.5; 40], f));
+        assert_eq!(among, [(3, 1.5), (9, 1.5)]);
     }
 }

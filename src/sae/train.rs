@@ -178,7 +178,7 @@ impl Trainer {
             }
         }
         let mut judged = settings.judge.then(|| explained_variance(&xc, whole, d));
-        if let Some(own) = self.rule.loss(Pass { weights, xc: &xc, settings, main, second }) {
+        if let Some(own) = self.rule.loss(Pass { weights, xc: &xc, settings, panels, main, second }) {
             (found, judged) = (own.residuals, own.explained_variance);
         }
         let loss = found.squares / x.len() as f64;
