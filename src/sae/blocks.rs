@@ -11,7 +11,8 @@ use crate::kernels::sparse::add_rows;
 use std::ops::Range;
 
 /// Share of tokens × latents from which entries are taken in panels: a panel then has several entries of a token, which
-/// share the reading and writing of its row.
+/// share the reading and writing of its row. (Batch 4096, d 1280, 5120 latents: at .4 % a step takes 4 % more processor
+/// time in panels than entry by entry, at .6 % as much. Of 5 %, panels make 1.7 products of 2.9.)
 const DENSE: f64 = 0.01;
 
 /// Tokens, or latents in the update, that one thread takes at a time if entries are taken in panels. Their parts of 128
