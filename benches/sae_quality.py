@@ -1,12 +1,15 @@
-"""Is the sparse training as good as the dense one? TopK SAEs of PyTorch (dense codes, autograd, Adam) and of denoscope on
-the same activations: same start (tied random unit rows, geometric median), same schedule, batch, steps, AuxK and held-out
-share. Both are judged here, by the same lines, from the weights that they left.
+"""Is the sparse training as good as the dense one? TopK SAEs of PyTorch (dense codes, autograd, Adam) and of denoscope,
+in pairs: the very same initial weights, tokens in every batch, schedule and AuxK. Both are judged here, by the same
+lines, from the weights that they left.
 
     denoscope capture capture.json          # a store of scene-unet, for example
     python benches/sae_quality.py STORE_SHARDS_FOLDER WORK_FOLDER [SEEDS EXPANSION K STEPS BATCH]
 
-with `denoscope` on the PATH (or in $DENOSCOPE). torch 2.5.1, safetensors 0.8.0, numpy < 2. Numbers that were measured
-stand in the options of `src/sae/options.rs`.
+in the project's folder; `benches/sae_quality.rs` is built and run, or $SAE_QUALITY if it is set. torch 2.5.1,
+safetensors 0.8.0, numpy < 2.
+
+A training is chaotic: another rounding of one step is another training in the end. How far that alone takes a seed is
+shown by a second dense training, whose batches have the same tokens in reverse order.
 """
 
 import json
@@ -17,18 +20,22 @@ import sys
 import time
 from pathlib import Path
 
+import numpy
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 shards, work = Path(sys.argv[1]), Path(sys.argv[2])
-seeds, expansion, k, steps, batch = [int(a) for a in sys.argv[3:8]] or [3, 8, 20, 1000, 1024]
+given = [int(a) for a in sys.argv[3:8]]
+seeds, expansion, k, steps, batch = given + [3, 8, 20, 1000, 1024][len(given) :]
 ALPHA, AUX_K, HOLDOUT = 0.25, 256, 0.05
 work.mkdir(parents=True, exist_ok=True)
-x = torch.cat([load_file(p)["activations"].flatten(0, 1).float() for p in sorted(shards.glob("*.safetensors"))])
+x = torch.cat([load_file(p)["activations"].flatten(0, 1).float() for p in sorted(shards.rglob("*.safetensors"))])
 # Whole pictures lie together in a store: in random order the held-out tokens are of the same pictures as the others.
 x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))].contiguous()
-save_file({"x": x}, work / "x.safetensors")
 d, n, out = x.shape[1], expansion * x.shape[1], round(len(x) * HOLDOUT)
+# Scaled here, so that both read the same numbers.
+x *= math.sqrt(d / x[: len(x) - out].pow(2).sum(1).mean().item())
+x.numpy().tofile(work / "x.f32")
 train, held_out = x[: len(x) - out], x[len(x) - out :]
 per_epoch = len(train) // batch
 epochs = math.ceil(steps / per_epoch)
@@ -37,8 +44,12 @@ window = min(10_000_000, steps * batch // 20)
 rate = 2e-4 * math.sqrt(16384 / n)
 
 
-def judge(encode, w_dec, b_dec):
+def judge(w_enc, b_enc, w_dec, b_dec):
     """Explained variance (mean over channels) of the held-out tokens, share of latents that no training token fires."""
+
+    def encode(rows):
+        return top((rows - b_dec) @ w_enc.T + b_enc, k)
+
     fired = torch.zeros(n, dtype=torch.bool)
     for rows in train.split(8192):
         fired |= (encode(rows) > 0).any(0)
@@ -52,23 +63,18 @@ def top(p, k):
     return torch.zeros_like(p).scatter(1, index, values.relu())
 
 
-def dense(seed):
-    random = torch.Generator().manual_seed(seed)
-    scale = math.sqrt(d / train.pow(2).sum(1).mean().item())
-    data = train * scale
-    centre = data.mean(0)
-    for _ in range(20):
-        weight = 1 / (data - centre).norm(dim=1, keepdim=True).clamp(min=1e-12)
-        centre = (weight * data).sum(0) / weight.sum()
-    w_dec = torch.nn.functional.normalize(torch.randn(n, d, generator=random), dim=1)
-    w_enc = torch.nn.Parameter(w_dec.clone())
-    w_dec, b_enc, b_dec = torch.nn.Parameter(w_dec), torch.nn.Parameter(torch.zeros(n)), torch.nn.Parameter(centre)
+def weights(folder):
+    w = load_file(folder / "sae_weights.safetensors")
+    return [w["W_enc"].T.contiguous(), w["b_enc"], w["W_dec"], w["b_dec"]]
+
+
+def dense(seed, turned):
+    order = torch.from_numpy(numpy.fromfile(work / str(seed) / "order.u32", dtype="<u4").astype("int64"))
+    w_enc, b_enc, w_dec, b_dec = [torch.nn.Parameter(w) for w in weights(work / str(seed) / "start")]
     optimiser = torch.optim.Adam([w_enc, b_enc, w_dec, b_dec], lr=rate, betas=(0.9, 0.999), eps=6.25e-10)
     silent = torch.zeros(n, dtype=torch.long)
-    for step in range(steps):
-        if step % per_epoch == 0:
-            order = torch.randperm(len(data), generator=random)
-        rows = data[order[(step % per_epoch) * batch :][:batch]]
+    for step, tokens in enumerate(order.split(batch)):
+        rows = train[tokens.flip(0) if turned else tokens]
         p = (rows - b_dec) @ w_enc.T + b_enc
         z = top(p, k)
         e = rows - (z @ w_dec + b_dec)
@@ -88,33 +94,33 @@ def dense(seed):
             w_dec /= w_dec.norm(dim=1, keepdim=True)
             fired = (z > 0).any(0)
             silent = torch.where(fired, 0, silent + batch)
-    with torch.no_grad():
-        b = b_dec / scale
-        return judge(lambda rows: top((rows - b) @ w_enc.T + b_enc / scale, k), w_dec, b)
+    return [w.detach() for w in (w_enc, b_enc, w_dec, b_dec)]
 
 
-def sparse(seed):
-    run = work / f"run-{expansion}-{k}-{steps}-{seed}"
-    options = {"epochs": epochs, "batch": batch, "seed": seed, "holdout": HOLDOUT, "dead_window": window,
-               "learning_rate": rate, "aux_alpha": ALPHA, "aux_k": AUX_K}
-    config = {"activations": {"file": str(work / "x.safetensors")}, "sae": {"architecture": "topk", "k": k},
-              "expansion": expansion, "options": options, "run": str(run)}
-    path = work / "train.json"
-    path.write_text(json.dumps(config))
-    subprocess.run([os.environ.get("DENOSCOPE", "denoscope"), "train", str(path)], check=True, capture_output=True)
-    w = load_file(run / "sae_weights.safetensors")
-    return judge(lambda rows: top((rows - w["b_dec"]) @ w["W_enc"] + w["b_enc"], k), w["W_dec"], w["b_dec"])
+def sparse():
+    options = {"holdout": HOLDOUT, "dead_window": window, "learning_rate": rate, "aux_alpha": ALPHA, "aux_k": AUX_K,
+               "normalise": False}
+    numbers = [str(v) for v in (seeds, d, expansion, k, epochs, batch)]
+    own = os.environ.get("SAE_QUALITY")
+    bench = [own] if own else "cargo bench --profile dev --bench sae_quality --".split()
+    subprocess.run([*bench, str(work), *numbers, json.dumps(options)], check=True)
 
 
-print(f"{len(x)} tokens, d {d}, {n} latents, k {k}, {steps} steps of {batch}, torch {torch.__version__}")
-mean = lambda rows: [sum(column) / len(rows) for column in zip(*rows)]
-found = {"dense PyTorch": [], "denoscope": []}
+print(f"{len(x)} tokens, d {d}, {n} latents, k {k}, {steps} steps of {batch}, torch {torch.__version__}", flush=True)
+if not all((work / str(seed) / "order.u32").exists() for seed in range(seeds)):
+    sparse()
+rows = []
 for seed in range(seeds):
-    for (name, rows), work_of in zip(found.items(), [dense, sparse]):
-        start = time.perf_counter()
-        rows.append(work_of(seed))
-        seconds = time.perf_counter() - start
-        print(f"seed {seed} {name:<14} explained variance {rows[-1][0]:.4f}, dead {100 * rows[-1][1]:.2f} %, {seconds:.0f} s")
-for name, rows in found.items():
-    ev, dead = mean(rows)
-    print(f"mean   {name:<14} explained variance {ev:.4f}, dead {100 * dead:.2f} %")
+    start = time.perf_counter()
+    found = [judge(*weights(work / str(seed) / "end")), judge(*dense(seed, False)), judge(*dense(seed, True))]
+    rows.append(found)
+    text = ", ".join(f"{name} {ev:.4f} ({100 * dead:.2f} % dead)" for name, (ev, dead) in
+                     zip(["denoscope", "dense", "dense, batches reversed"], found))
+    print(f"seed {seed}: explained variance {text}; {time.perf_counter() - start:.0f} s", flush=True)
+rows = torch.tensor(rows, dtype=torch.float64)
+for name, a, b in [("denoscope - dense", 0, 1), ("denoscope - both dense", 0, None), ("dense reversed - dense", 2, 1)]:
+    other = rows[:, 1:].mean(1) if b is None else rows[:, b]
+    gap = rows[:, a] - other
+    deviation = gap.std(0) if seeds > 1 else gap[0] * float("nan")
+    print(f"{name:<24} explained variance {gap[:, 0].mean():+.4f} (deviation over seeds {deviation[0]:.4f}), "
+          f"dead {100 * gap[:, 1].mean():+.2f} %")

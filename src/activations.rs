@@ -285,8 +285,11 @@ impl Activations {
         Batches::new(self.clone(), batch, seed, 0)
     }
 
-    /// The batches of epoch `epoch`: each epoch has an order of its own.
-    pub(crate) fn epoch(&self, batch: usize, seed: u64, epoch: u64) -> Result<Batches> {
+    /// The batches of epoch `epoch` of a training: each epoch has an order of its own.
+    ///
+    /// # Errors
+    /// As [`batches`](Self::batches).
+    pub fn epoch(&self, batch: usize, seed: u64, epoch: u64) -> Result<Batches> {
         Batches::new(self.clone(), batch, seed, epoch)
     }
 

@@ -11,6 +11,7 @@ pub mod attention;
 pub(crate) mod cholesky;
 pub mod convolution;
 pub(crate) mod eigen;
+pub(crate) mod gathered;
 pub mod normalisation;
 mod panels;
 pub mod pointwise;

@@ -8,13 +8,16 @@ use super::wide::wide;
 /// Numbers summed side by side in a dot product.
 const LANES: usize = 32;
 
-/// Scores compared with the threshold at a time.
+/// Scores whose comparisons with a threshold fill a word.
 const CHUNK: usize = 64;
 
-/// The first `width` numbers of row `i` of rows that lie `stride` apart.
+/// Words that are filled before they are read.
+const WORDS: usize = 64;
+
+/// Row `i` of rows of `d` numbers.
 #[inline(always)]
-fn row(matrix: &[f32], i: u32, stride: usize, width: usize) -> &[f32] {
-    &matrix[i as usize * stride..i as usize * stride + width]
+fn row(matrix: &[f32], i: u32, d: usize) -> &[f32] {
+    &matrix[i as usize * d..i as usize * d + d]
 }
 
 #[inline(always)]
@@ -44,16 +47,16 @@ fn add_here(y: &mut [f32], s: f32, x: &[f32]) {
     }
 }
 
-/// y += Σ scales_i · matrix[rows_i], with as much of each row as y holds.
+/// y += Σ scales_i · matrix[rows_i], with rows of y's length.
 #[inline(always)]
-fn add_rows_here(y: &mut [f32], scales: &[f32], rows: &[u32], matrix: &[f32], stride: usize) {
+fn add_rows_here(y: &mut [f32], scales: &[f32], rows: &[u32], matrix: &[f32]) {
     let d = y.len();
     let (four_scales, four_rows) = (scales.chunks_exact(4), rows.chunks_exact(4));
     for (s, i) in four_scales.remainder().iter().zip(four_rows.remainder()) {
-        add_here(y, *s, row(matrix, *i, stride, d));
+        add_here(y, *s, row(matrix, *i, d));
     }
     for (s, i) in four_scales.zip(four_rows) {
-        let [a, b, c, e] = [0, 1, 2, 3].map(|at| row(matrix, i[at], stride, d));
+        let [a, b, c, e] = [0, 1, 2, 3].map(|at| row(matrix, i[at], d));
         for ((((y, a), b), c), e) in y.iter_mut().zip(a).zip(b).zip(c).zip(e) {
             *y += (s[0] * a + s[1] * b) + (s[2] * c + s[3] * e);
         }
@@ -80,20 +83,7 @@ wide! {
 
     /// y += Σ_i scales_i · matrix[rows_i], with rows of y's length.
     pub(crate) fn add_rows(y: &mut [f32], scales: &[f32], rows: &[u32], matrix: &[f32]) {
-        let d = y.len();
-        add_rows_here(y, scales, rows, matrix, d);
-    }
-
-    /// The same where y is a part of a row: rows lie `stride` apart, and `matrix` begins where the part does.
-    pub(crate) fn add_parts(y: &mut [f32], scales: &[f32], rows: &[u32], matrix: &[f32], stride: usize) {
-        add_rows_here(y, scales, rows, matrix, stride);
-    }
-
-    /// sums_i += ⟨matrix[rows_i], r⟩ over a part of the rows, as in [`add_parts`].
-    pub(crate) fn dot_parts(sums: &mut [f32], r: &[f32], rows: &[u32], matrix: &[f32], stride: usize) {
-        for (sum, i) in sums.iter_mut().zip(rows) {
-            *sum += dot_here(r, row(matrix, *i, stride, r.len()));
-        }
+        add_rows_here(y, scales, rows, matrix);
     }
 
     /// r = Σ_i scales_i · matrix[rows_i] − sign·target, slopes_i = ⟨matrix[rows_i], r⟩; returns ‖r‖².
@@ -102,9 +92,9 @@ wide! {
             *r = -sign * t;
         }
         let d = r.len();
-        add_rows_here(r, scales, rows, matrix, d);
+        add_rows_here(r, scales, rows, matrix);
         for (slope, i) in slopes.iter_mut().zip(rows) {
-            *slope = dot_here(r, row(matrix, *i, d, d));
+            *slope = dot_here(r, row(matrix, *i, d));
         }
         dot_here(r, r)
     }
@@ -119,82 +109,84 @@ wide! {
         }
     }
 
-    /// The first chunk of scores at or after `from` (in chunks of [`CHUNK`]) with a `scores + bias` above `threshold`;
-    /// the number of chunks if there is none.
-    fn next_above(scores: &[f32], bias: &[f32], threshold: f32, from: usize) -> usize {
-        let chunks = scores.chunks_exact(CHUNK).zip(bias.chunks_exact(CHUNK));
-        for (number, (s, b)) in chunks.enumerate().skip(from) {
-            let mut above = 0u32;
-            for i in 0..CHUNK {
-                above |= u32::from(s[i] + b[i] > threshold);
+    /// One bit for every score, 64 to a word: whether `scores + bias` is above `threshold`.
+    fn bits_above(scores: &[f32], bias: &[f32], threshold: f32, words: &mut [u64]) {
+        for ((s, b), word) in scores.chunks(CHUNK).zip(bias.chunks(CHUNK)).zip(words) {
+            let mut flags = [0u8; CHUNK];
+            for ((s, b), flag) in s.iter().zip(b).zip(&mut flags) {
+                *flag = u8::from(s + b > threshold);
             }
-            if above != 0 {
-                return number;
-            }
+            *word = bits(&flags);
         }
-        scores.len() / CHUNK
     }
 
     /// The same with a threshold for every score.
-    fn next_over(scores: &[f32], bias: &[f32], thresholds: &[f32], from: usize) -> usize {
-        let chunks = scores.chunks_exact(CHUNK).zip(bias.chunks_exact(CHUNK)).zip(thresholds.chunks_exact(CHUNK));
-        for (number, ((s, b), t)) in chunks.enumerate().skip(from) {
-            let mut over = 0u32;
-            for i in 0..CHUNK {
-                over |= u32::from(s[i] + b[i] > t[i]);
+    fn bits_over(scores: &[f32], bias: &[f32], thresholds: &[f32], words: &mut [u64]) {
+        let chunks = scores.chunks(CHUNK).zip(bias.chunks(CHUNK)).zip(thresholds.chunks(CHUNK));
+        for (((s, b), t), word) in chunks.zip(words) {
+            let mut flags = [0u8; CHUNK];
+            for (((s, b), t), flag) in s.iter().zip(b).zip(t).zip(&mut flags) {
+                *flag = u8::from(s + b > *t);
             }
-            if over != 0 {
-                return number;
-            }
+            *word = bits(&flags);
         }
-        scores.len() / CHUNK
+    }
+
+    /// How many of `values` are at least `least`.
+    pub(crate) fn at_least(values: &[i32], least: i32) -> usize {
+        values.iter().map(|v| u32::from(*v >= least)).sum::<u32>() as usize
+    }
+
+    /// Puts the bits of every positive `scores + bias` to `values`, and 0 for the others: they are in the same order.
+    pub(crate) fn positive_bits(scores: &[f32], bias: &[f32], values: &mut [i32]) {
+        for ((s, b), v) in scores.iter().zip(bias).zip(values) {
+            *v = (s + b).max(0.0).to_bits() as i32;
+        }
     }
 }
 
-/// Calls `offer(i, score)` for every `scores[i] + bias[i]` above a threshold that `offer` may raise; it gets and
-/// returns the threshold.
-pub(crate) fn above(scores: &[f32], bias: &[f32], threshold: f32, mut offer: impl FnMut(usize, f32, f32) -> f32) {
-    let mut threshold = threshold;
-    let (mut number, whole) = (0, scores.len() / CHUNK);
-    let mut range = |range: std::ops::Range<usize>, threshold: &mut f32| {
-        for i in range {
-            let score = scores[i] + bias[i];
-            if score > *threshold {
-                *threshold = offer(i, score, *threshold);
-            }
-        }
-    };
-    loop {
-        number = next_above(scores, bias, threshold, number);
-        if number >= whole {
-            break;
-        }
-        range(number * CHUNK..(number + 1) * CHUNK, &mut threshold);
-        number += 1;
+/// Flags of 0 or 1 as the bits of a word.
+#[inline(always)]
+fn bits(flags: &[u8; CHUNK]) -> u64 {
+    let mut word = 0;
+    for (at, eight) in flags.as_chunks::<8>().0.iter().enumerate() {
+        // Every flag meets one of eight factors that puts it among the upper eight bits, with no carry.
+        let byte = u64::from_le_bytes(*eight).wrapping_mul(0x0102_0408_1020_4080) >> 56;
+        word |= byte << (8 * at);
     }
-    range(whole * CHUNK..scores.len(), &mut threshold);
+    word
 }
 
-/// Calls `offer(i, score)` for every `scores[i] + bias[i]` above `thresholds[i]`.
+/// Calls `offer(i, score)` for every `scores[i] + bias[i]` above a threshold, by rising i.
+pub(crate) fn above(scores: &[f32], bias: &[f32], threshold: f32, mut offer: impl FnMut(usize, f32)) {
+    let mut words = [0; WORDS];
+    for (number, (scores, bias)) in scores.chunks(WORDS * CHUNK).zip(bias.chunks(WORDS * CHUNK)).enumerate() {
+        let words = &mut words[..scores.len().div_ceil(CHUNK)];
+        bits_above(scores, bias, threshold, words);
+        each_bit(words, |i| offer(number * WORDS * CHUNK + i, scores[i] + bias[i]));
+    }
+}
+
+/// Calls `offer(i, score)` for every `scores[i] + bias[i]` above `thresholds[i]`, by rising i.
 pub(crate) fn over(scores: &[f32], bias: &[f32], thresholds: &[f32], mut offer: impl FnMut(usize, f32)) {
-    let (mut number, whole) = (0, scores.len() / CHUNK);
-    let mut range = |range: std::ops::Range<usize>| {
-        for i in range {
-            let score = scores[i] + bias[i];
-            if score > thresholds[i] {
-                offer(i, score);
-            }
-        }
-    };
-    loop {
-        number = next_over(scores, bias, thresholds, number);
-        if number >= whole {
-            break;
-        }
-        range(number * CHUNK..(number + 1) * CHUNK);
-        number += 1;
+    let (mut words, size) = ([0; WORDS], WORDS * CHUNK);
+    let parts = scores.chunks(size).zip(bias.chunks(size)).zip(thresholds.chunks(size));
+    for (number, ((scores, bias), thresholds)) in parts.enumerate() {
+        let words = &mut words[..scores.len().div_ceil(CHUNK)];
+        bits_over(scores, bias, thresholds, words);
+        each_bit(words, |i| offer(number * size + i, scores[i] + bias[i]));
     }
-    range(whole * CHUNK..scores.len());
+}
+
+#[inline(always)]
+fn each_bit(words: &[u64], mut found: impl FnMut(usize)) {
+    for (number, word) in words.iter().enumerate() {
+        let mut left = *word;
+        while left != 0 {
+            found(number * CHUNK + left.trailing_zeros() as usize);
+            left &= left - 1;
+        }
+    }
 }
 
 #[cfg(test)]
@@ -224,41 +216,27 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_rows_add_up_to_rows() {
-        let matrix: Vec<f32> = (0..7 * 67).map(|v| (v % 13) as f32).collect();
-        let (rows, scales) = ([6, 0, 3, 2, 5], [1.0, -2.0, 3.0, 0.5, 4.0]);
-        let (mut whole, mut parts, mut sums) = (vec![1.0; 67], vec![1.0; 67], [0.0; 5]);
-        add_rows(&mut whole, &scales, &rows, &matrix);
-        for from in (0..67).step_by(32) {
-            let part = &mut parts[from..(from + 32).min(67)];
-            add_parts(part, &scales, &rows, &matrix[from..], 67);
-            dot_parts(&mut sums, part, &rows, &matrix[from..], 67);
-        }
-        assert_eq!(whole, parts);
-        for (sum, &i) in sums.iter().zip(&rows) {
-            assert_eq!(*sum, dot(&whole, &matrix[i as usize * 67..(i as usize + 1) * 67]));
+    fn everything_above_a_threshold_is_offered() {
+        for n in [1, 63, 64, 200, WORDS * CHUNK + 70] {
+            let scores: Vec<f32> = (0..n).map(|i| ((i * 37) % 101) as f32).collect();
+            let mut seen = Vec::new();
+            above(&scores, &vec![0.5; n], 50.0, |i, score| {
+                assert_eq!(score, scores[i] + 0.5);
+                seen.push(i);
+            });
+            let expected: Vec<usize> = (0..n).filter(|&i| scores[i] + 0.5 > 50.0).collect();
+            assert_eq!(seen, expected);
+            assert!(n < 200 || expected.len() > n / 3);
         }
     }
 
     #[test]
-    fn everything_above_a_rising_threshold_is_offered() {
-        let scores: Vec<f32> = (0..200).map(|i| ((i * 37) % 101) as f32).collect();
-        let mut seen = Vec::new();
-        above(&scores, &[0.5; 200], 50.0, |i, score, threshold| {
-            assert_eq!(score, scores[i] + 0.5);
-            seen.push(i);
-            threshold.max(score)
-        });
-        let mut best = 50.0;
-        let records: Vec<usize> = (0..200)
-            .filter(|&i| {
-                scores[i] + 0.5 > best && {
-                    best = scores[i] + 0.5;
-                    true
-                }
-            })
-            .collect();
-        assert_eq!(seen, records);
+    fn positive_numbers_are_in_the_order_of_their_bits() {
+        let (scores, bias) = ([-3.0, 0.5, -0.0, 2.0, 1e-30, f32::MAX], [1.0, -1.0, 0.0, 0.25, 0.0, 0.0]);
+        let mut values = [9; 6];
+        positive_bits(&scores, &bias, &mut values);
+        assert_eq!(values.map(|v| f32::from_bits(v as u32)), [0.0, 0.0, 0.0, 2.25, 1e-30, f32::MAX]);
+        assert_eq!([1, values[3], values[5]].map(|least| at_least(&values, least)), [3, 2, 1]);
     }
 
     #[test]

@@ -1,5 +1,10 @@
 //! Sparse codes: for every token the few latents that fire, and how strongly.
 
+use rayon::prelude::*;
+
+/// Pieces in which entries are sorted by latent.
+const PARTS: usize = 16;
+
 /// Sparse latent activations of a list of tokens, in compressed rows: within a token by rising latent.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Codes {
@@ -150,22 +155,43 @@ impl ByLatent {
         self.token.resize(entries, 0);
         self.value.resize(entries, 0.0);
         self.slope.resize(entries, 0.0);
-        for t in 0..codes.tokens() {
-            let entries = codes.offsets[t]..codes.offsets[t + 1];
-            for (e, &slope) in entries.clone().zip(&slopes[entries]) {
-                let next = &mut self.offsets[codes.index[e] as usize + 1];
-                self.token[*next] = t as u32;
-                self.value[*next] = codes.value[e];
-                self.slope[*next] = slope;
-                *next += 1;
-            }
+        // Threads take latents, so that each writes to places of its own.
+        let at_once = latents.div_ceil(PARTS).max(1);
+        let (offsets, _) = self.offsets[1..].split_at_mut(latents);
+        let (mut token, mut value, mut slope) = (&mut self.token[..], &mut self.value[..], &mut self.slope[..]);
+        let mut jobs = Vec::with_capacity(PARTS);
+        let mut begins = offsets.chunks_mut(at_once).peekable();
+        while let Some(next) = begins.next() {
+            let begin = next[0];
+            let until = begins.peek().map_or(entries, |later| later[0]);
+            let (mine, others) = std::mem::take(&mut token).split_at_mut(until - begin);
+            let (my_value, other_values) = std::mem::take(&mut value).split_at_mut(until - begin);
+            let (my_slope, other_slopes) = std::mem::take(&mut slope).split_at_mut(until - begin);
+            (token, value, slope) = (others, other_values, other_slopes);
+            jobs.push((begin, next, mine, my_value, my_slope));
         }
+        jobs.into_par_iter().enumerate().for_each(|(number, (begin, next, token, value, slope))| {
+            let first = number * at_once;
+            for t in 0..codes.tokens() {
+                let index = codes.token(t).0;
+                let from = index.partition_point(|&j| (j as usize) < first);
+                for (e, &j) in index.iter().enumerate().skip(from) {
+                    let Some(next) = next.get_mut(j as usize - first) else { break };
+                    let (to, e) = (*next - begin, codes.offsets[t] + e);
+                    (token[to], value[to], slope[to]) = (t as u32, codes.value[e], slopes[e]);
+                    *next += 1;
+                }
+            }
+        });
     }
 
     /// No entry of any latent.
     pub(crate) fn clear(&mut self, latents: usize) {
         self.offsets.clear();
         self.offsets.resize(latents + 2, 0);
+        self.token.clear();
+        self.value.clear();
+        self.slope.clear();
     }
 
     pub(crate) fn count(&self, latent: usize) -> usize {

@@ -76,10 +76,9 @@ impl Rule for GatedRule {
         batch.tiles(|scores| {
             forward::above(scores, b_gate, 0.0, second);
             forward::each_row(scores, batch.weights.latents, main, |row, index, value| {
-                above(row, b_gate, 0.0, |i, _, threshold| {
+                above(row, b_gate, 0.0, |i, _| {
                     index.push(i as u32);
                     value.push((gains[i] * row[i] + self.b_mag.value[i]).max(0.0));
-                    threshold
                 });
             });
         });

@@ -29,8 +29,8 @@ pub enum Schedule {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
-    /// Peak learning rate. `None`: 2e-4·√(16384 / latents), the rule of public TopK code. The paper took 1e-4, with
-    /// thousands of steps.
+    /// Peak learning rate. `None`: 2e-4·√(16384 / latents), the rule of public TopK code ([`Tide`](super::Tide): twice
+    /// that). The paper took 1e-4, with thousands of steps.
     pub learning_rate: Option<f32>,
     /// Tokens of a batch. `None`: 4096 (the paper), less where that would make fewer than 16 batches an epoch.
     pub batch: Option<usize>,
@@ -115,6 +115,11 @@ const STEPS: usize = 1000;
 /// Batches below which an epoch gets smaller batches.
 const BATCHES: usize = 16;
 
+/// The peak learning rate of public TopK code.
+pub(crate) fn usual_rate(latents: usize) -> f32 {
+    2e-4 * (16384.0 / latents as f32).sqrt()
+}
+
 /// Options with nothing left open.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Resolved {
@@ -145,7 +150,7 @@ impl Options {
         }
         let steps_per_epoch = tokens / batch;
         let steps = steps_per_epoch * self.epochs.unwrap_or_else(|| STEPS.div_ceil(steps_per_epoch));
-        let learning_rate = self.learning_rate.unwrap_or_else(|| 2e-4 * (16384.0 / latents as f32).sqrt());
+        let learning_rate = self.learning_rate.unwrap_or_else(|| usual_rate(latents));
         if steps == 0 || !(learning_rate > 0.0 && learning_rate.is_finite()) {
             return Err(Error::invalid(format!(
                 "{steps} steps at a learning rate of {learning_rate}: expected more than 0 of both"

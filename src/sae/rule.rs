@@ -6,6 +6,7 @@ use super::forward::{self, Residuals};
 use super::train::{Path, Settings};
 use super::weights::Weights;
 use super::{Architecture, Sae};
+use crate::kernels::gathered::Panels;
 
 /// What a step's codes are made from.
 #[derive(Clone, Copy)]
@@ -26,6 +27,8 @@ pub(crate) struct Pass<'a> {
     pub(crate) weights: &'a Weights,
     pub(crate) xc: &'a [f32],
     pub(crate) settings: &'a Settings,
+    /// Of the decoder, where entries are many.
+    pub(crate) panels: &'a Panels,
     pub(crate) main: &'a mut Path,
     pub(crate) second: &'a Path,
 }
@@ -46,6 +49,16 @@ impl Batch<'_> {
     /// Calls `each` with xc·W_encᵀ, a tile of rows at a time.
     pub(crate) fn tiles(&self, each: impl FnMut(&[f32])) {
         forward::tiles(self.weights.d, &self.weights.w_enc, self.xc, each);
+    }
+
+    /// Appends the `k` largest positive of the rows of a tile, and the codes that the dead latents would have.
+    pub(crate) fn top(&self, scores: &[f32], k: usize, main: &mut Codes, second: &mut Codes) {
+        let (b_enc, k_dead) = (&self.weights.b_enc, self.k_aux.min(self.dead.len()));
+        if k_dead > 0 {
+            forward::top_both(scores, b_enc, (k, k_dead), self.dead, [main, second]);
+        } else {
+            forward::top(scores, b_enc, k, main);
+        }
     }
 
     /// Appends the codes that the dead latents would have on the rows of a tile (the k_aux largest positive).

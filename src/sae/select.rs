@@ -1,88 +1,123 @@
 //! The k largest positive of many numbers, exactly, ties to the lower index.
 
-use crate::kernels::sparse::above;
+use super::forward::Found;
+use crate::kernels::sparse::{above, at_least, positive_bits};
+
+/// One of so many chunks of scores is in the sample from which a row's threshold is guessed.
+const SAMPLED: usize = 8;
+
+/// Scores of such a chunk.
+const CHUNK: usize = 16;
 
 /// Finds the k largest positive scores of one row after another.
 ///
-/// Candidates above the running threshold are collected; whenever twice k are at hand, the lower half goes and the
-/// threshold rises. A row of n scores costs one vectorised pass and about k·ln(n/k) candidates.
+/// A sample of the row says above which score there are somewhat more than k; these are collected, and the k largest of
+/// them found by halving an interval of thresholds, in which counting is vectorised and nothing is moved. If the sample
+/// was wrong, all positive scores are collected: what is found does not depend on it.
 #[derive(Debug)]
 pub(crate) struct Selector {
     k: usize,
-    /// Score in the upper half (positive floats order like their bits), complement of the index in the lower.
-    keys: Vec<u64>,
-    threshold: f32,
+    /// Where the scores collected stand, and their bits: of positive floats in the same order.
+    index: Vec<u32>,
+    bits: Vec<i32>,
+    sample: Vec<i32>,
+    /// Scores and biases of the latents to select among.
+    scores: Vec<f32>,
+    bias: Vec<f32>,
 }
 
 impl Selector {
     pub(crate) fn new(k: usize) -> Self {
-        Self { k, keys: Vec::with_capacity(Self::room(k)), threshold: 0.0 }
+        let (index, bits, sample) = (Vec::new(), Vec::new(), Vec::new());
+        Self { k, index, bits, sample, scores: Vec::new(), bias: Vec::new() }
     }
 
-    fn room(k: usize) -> usize {
-        // At least 64, so that small k do not cut all the time.
-        (2 * k).max(64)
-    }
-
-    /// The k largest positive of `scores[i] + bias[i]`: writes index and score by rising index, returns how many.
-    pub(crate) fn row(&mut self, scores: &[f32], bias: &[f32], index: &mut [u32], value: &mut [f32]) -> usize {
-        self.start();
-        above(scores, bias, 0.0, |i, score, _| {
-            self.offer(score, i);
-            self.threshold
-        });
-        self.finish(index, value)
-    }
-
-    /// The same among the latents in `among` only.
-    pub(crate) fn row_among(
-        &mut self,
-        among: &[u32],
-        scores: &[f32],
-        bias: &[f32],
-        index: &mut [u32],
-        value: &mut [f32],
-    ) -> usize {
-        self.start();
-        for &i in among {
-            self.offer(scores[i as usize] + bias[i as usize], i as usize);
+    /// Appends the k largest positive of `scores[i] + bias[i]` to `found`, by rising index.
+    pub(crate) fn row(&mut self, scores: &[f32], bias: &[f32], found: &mut Found) {
+        let threshold = self.guess(scores, bias);
+        self.collect(scores, bias, threshold);
+        if self.bits.len() < self.k && threshold > 0.0 {
+            self.collect(scores, bias, 0.0);
         }
-        self.finish(index, value)
+        self.keep(found);
     }
 
-    fn start(&mut self) {
-        self.keys.clear();
-        self.threshold = 0.0;
+    /// The same among the latents in `among` only, which rise.
+    pub(crate) fn row_among(&mut self, among: &[u32], scores: &[f32], bias: &[f32], found: &mut Found) {
+        if among.len() == scores.len() {
+            return self.row(scores, bias, found);
+        }
+        let (mut some, mut biases) = (std::mem::take(&mut self.scores), std::mem::take(&mut self.bias));
+        some.clear();
+        some.extend(among.iter().map(|&i| scores[i as usize]));
+        biases.clear();
+        biases.extend(among.iter().map(|&i| bias[i as usize]));
+        let before = found.index.len();
+        self.row(&some, &biases, found);
+        found.index[before..].iter_mut().for_each(|i| *i = among[*i as usize]);
+        (self.scores, self.bias) = (some, biases);
     }
 
-    fn offer(&mut self, score: f32, index: usize) {
-        if score > self.threshold {
-            self.keys.push(u64::from(score.to_bits()) << 32 | u64::from(!(index as u32)));
-            if self.keys.len() == Self::room(self.k) {
-                self.cut();
+    /// A threshold above which there probably are at least k scores, and not many more.
+    fn guess(&mut self, scores: &[f32], bias: &[f32]) -> f32 {
+        let expected = self.k as f32 / SAMPLED as f32;
+        // So many of the sample that fewer than k of the row are unlikely.
+        let rank = (expected + 2.5 * expected.sqrt() + 2.0) as usize;
+        let step = SAMPLED * CHUNK;
+        if scores.len() / SAMPLED < 2 * rank || scores.len() < 2 * step {
+            return 0.0;
+        }
+        self.sample.resize(scores.len() / step * CHUNK, 0);
+        let chunks = scores.chunks_exact(step).zip(bias.chunks_exact(step));
+        for ((scores, bias), sample) in chunks.zip(self.sample.chunks_exact_mut(CHUNK)) {
+            positive_bits(&scores[..CHUNK], &bias[..CHUNK], sample);
+        }
+        // Anything at least this is above the number before it.
+        cut(&self.sample, rank, rank + rank / 8 + 1).map_or(0.0, |least| f32::from_bits(least as u32 - 1))
+    }
+
+    fn collect(&mut self, scores: &[f32], bias: &[f32], threshold: f32) {
+        let Self { index, bits, .. } = self;
+        index.clear();
+        bits.clear();
+        above(scores, bias, threshold, |i, score| {
+            index.push(i as u32);
+            bits.push(score.to_bits() as i32);
+        });
+    }
+
+    /// Appends the k largest of what was collected.
+    fn keep(&self, found: &mut Found) {
+        let least = cut(&self.bits, self.k, self.k).unwrap_or(1);
+        // More than k are at least this if several are equal: the first of them are kept.
+        let mut equal = self.k.saturating_sub(at_least(&self.bits, least.saturating_add(1)));
+        for (&i, &bits) in self.index.iter().zip(&self.bits) {
+            if bits > least || (bits == least && equal > 0) {
+                equal -= usize::from(bits == least);
+                found.index.push(i);
+                found.value.push(f32::from_bits(bits as u32));
             }
         }
     }
+}
 
-    /// Keeps the k largest.
-    fn cut(&mut self) {
-        if self.keys.len() > self.k {
-            // Indices rise within a row, so a later equal score never displaces an earlier one: `>` above is exact.
-            let (_, smallest, _) = self.keys.select_nth_unstable_by(self.k - 1, |a, b| b.cmp(a));
-            self.threshold = f32::from_bits((*smallest >> 32) as u32);
-            self.keys.truncate(self.k);
+/// A number above 0 such that at least `fewest` and at most `most` of `values` are not below it; where equal values leave
+/// none, the largest with at least `fewest`. `None` if fewer are above 0.
+fn cut(values: &[i32], fewest: usize, most: usize) -> Option<i32> {
+    // At least `fewest` are not below `low`, fewer not below `high`.
+    let (mut low, mut high) = (1, values.iter().copied().max()?.max(0).saturating_add(1));
+    if at_least(values, low) < fewest {
+        return None;
+    }
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        match at_least(values, middle) {
+            count if count < fewest => high = middle,
+            count if count <= most => return Some(middle),
+            _ => low = middle,
         }
     }
-
-    fn finish(&mut self, index: &mut [u32], value: &mut [f32]) -> usize {
-        self.cut();
-        self.keys.sort_unstable_by_key(|&key| !(key as u32));
-        for ((key, index), value) in self.keys.iter().zip(index).zip(value) {
-            *index = !(*key as u32);
-            *value = f32::from_bits((key >> 32) as u32);
-        }
-        self.keys.len()
-    }
+    Some(low)
 }
 
 #[cfg(test)]
@@ -101,27 +136,47 @@ mod tests {
         all
     }
 
+    fn found(find: impl FnOnce(&mut Found)) -> Vec<(u32, f32)> {
+        let mut found = Found::default();
+        find(&mut found);
+        found.index.into_iter().zip(found.value).collect()
+    }
+
     #[test]
     fn selects_what_sorting_selects() {
         let mut random = stream(0, "select", 0);
-        for (n, k) in [(5, 3), (100, 1), (1000, 20), (1000, 200), (333, 333), (70, 500)] {
+        for (n, k) in [(5, 3), (100, 1), (1000, 20), (1000, 200), (333, 333), (70, 500), (5000, 20), (5000, 256)] {
             let mut selector = Selector::new(k);
             for round in 0..20 {
                 // Rounded scores make ties.
                 let scores: Vec<f32> = (0..n).map(|_| (random.normal() * 4.0).round() / 4.0).collect();
                 let bias: Vec<f32> = (0..n).map(|i| if i % 7 == round % 7 { 0.5 } else { 0.0 }).collect();
-                let (mut index, mut value) = (vec![0; k], vec![0.0; k]);
-                let count = selector.row(&scores, &bias, &mut index, &mut value);
-                let found: Vec<(u32, f32)> = index.iter().copied().zip(value.iter().copied()).take(count).collect();
-                assert_eq!(found, plainly(&scores, &bias, k), "n {n}, k {k}");
+                assert_eq!(found(|f| selector.row(&scores, &bias, f)), plainly(&scores, &bias, k), "n {n}, k {k}");
             }
+        }
+    }
+
+    #[test]
+    fn a_sample_that_misleads_changes_nothing() {
+        // What is sampled is larger than the rest, or smaller; or all are equal.
+        for factor in [4.0, 0.25, 0.0] {
+            let scores: Vec<f32> = (0..4000)
+                .map(|i| {
+                    let sampled = i % (SAMPLED * CHUNK) < CHUNK;
+                    if factor == 0.0 { 1.0 } else { ((i * 37) % 1009) as f32 * if sampled { factor } else { 1.0 } }
+                })
+                .collect();
+            let bias = vec![-0.5; 4000];
+            let mut selector = Selector::new(100);
+            assert_eq!(found(|f| selector.row(&scores, &bias, f)), plainly(&scores, &bias, 100), "{factor}");
         }
     }
 
     #[test]
     fn nothing_positive_selects_nothing() {
         let mut selector = Selector::new(2);
-        assert_eq!(selector.row(&[-1.0; 40], &[0.5; 40], &mut [0; 2], &mut [0.0; 2]), 0);
-        assert_eq!(selector.row_among(&[3, 9], &[1.0; 40], &[0.5; 40], &mut [0; 2], &mut [0.0; 2]), 2);
+        assert_eq!(found(|f| selector.row(&[-1.0; 40], &[0.5; 40], f)), []);
+        let among = found(|f| selector.row_among(&[3, 9, 11], &[1.0; 40], &[0.5; 40], f));
+        assert_eq!(among, [(3, 1.5), (9, 1.5)]);
     }
 }

@@ -3,7 +3,6 @@
 use super::architecture::check_k;
 use super::codes::Codes;
 use super::form::Form;
-use super::forward;
 use super::recipe::{Recipe, recipe};
 use super::rule::{Batch, Rule};
 use super::weights::Weights;
@@ -73,10 +72,7 @@ impl TopKRule {
 
 impl Rule for TopKRule {
     fn encode(&mut self, batch: &Batch<'_>, main: &mut Codes, second: &mut Codes) {
-        batch.tiles(|scores| {
-            forward::top(scores, &batch.weights.b_enc, self.k, main);
-            batch.revive(scores, second);
-        });
+        batch.tiles(|scores| batch.top(scores, self.k, main, second));
     }
 
     fn fold(&self, weights: Weights) -> Sae {

@@ -15,13 +15,14 @@
 //! gradient of a whole matrix exists, and the order of every sum is fixed.
 
 use super::adam::{Adam, Moments};
-use super::blocks;
+use super::blocks::{self, Rows};
 use super::codes::{ByLatent, Codes};
 use super::forward::{self, nested_residuals, residuals};
 use super::rule::{Batch, Pass, Rule, Second};
 use super::start::normalise;
 use super::weights::Weights;
 use crate::error::{Error, Result};
+use crate::kernels::gathered::Panels;
 use crate::kernels::sparse::{add_scaled, dot, scale};
 use crate::random::stream;
 use rayon::prelude::*;
@@ -41,6 +42,8 @@ pub(crate) struct Trainer {
     pub(crate) done: usize,
     main: Path,
     second: Path,
+    /// Of the decoder, then of the batch.
+    panels: Panels,
 }
 
 /// Codes on their way through a step; the buffers live from step to step.
@@ -52,11 +55,24 @@ pub(crate) struct Path {
     /// ½ ∂‖r‖²/∂z of every entry.
     pub(crate) slopes: Vec<f32>,
     by_latent: ByLatent,
+    /// Of r.
+    panels: Panels,
 }
 
 impl Path {
     fn new(latents: usize) -> Self {
-        Self { codes: Codes::empty(latents), r: Vec::new(), slopes: Vec::new(), by_latent: ByLatent::default() }
+        let (codes, by_latent, panels) = (Codes::empty(latents), ByLatent::default(), Panels::default());
+        Self { codes, r: Vec::new(), slopes: Vec::new(), by_latent, panels }
+    }
+
+    /// Whether its entries are so many that they are taken in panels.
+    fn is_dense(&self) -> bool {
+        blocks::pay(self.codes.index.len(), self.codes.tokens(), self.codes.latents)
+    }
+
+    /// What decoder rows learn from, from row `first` on.
+    fn learns(&self, first: usize) -> Rows<'_> {
+        Rows { rows: &self.r, panels: &self.panels, first }
     }
 
     /// Drops the entries whose value is 0.
@@ -68,8 +84,12 @@ impl Path {
         self.slopes.truncate(kept.len());
     }
 
-    fn sort(&mut self) {
+    /// Readies entries and residuals for the update.
+    fn sort(&mut self, d: usize) {
         self.by_latent.sort(&self.codes, &self.slopes);
+        if self.is_dense() {
+            self.panels.fill(&self.r, d);
+        }
     }
 }
 
@@ -113,7 +133,7 @@ impl Trainer {
         let moments = [zeros(&weights.w_enc), zeros(&weights.b_enc), zeros(&weights.w_dec), zeros(&weights.b_dec)];
         let latents = weights.latents;
         let (main, second) = (Path::new(latents), Path::new(latents));
-        Self { weights, rule, moments, silent: vec![0; latents], done: 0, main, second }
+        Self { weights, rule, moments, silent: vec![0; latents], done: 0, main, second, panels: Panels::default() }
     }
 
     /// One step on `x` = `[tokens, d]`.
@@ -129,11 +149,15 @@ impl Trainer {
         let batch = Batch { weights, xc: &xc, dead: &dead, k_aux, progress: settings.progress };
         self.rule.encode(&batch, &mut main.codes, &mut second.codes);
 
+        let panels = &mut self.panels;
+        if main.is_dense() || second.is_dense() {
+            panels.fill(&weights.w_dec, d);
+        }
         let levels = self.rule.levels();
         main.r.resize(x.len() * levels.len().max(1), 0.0);
         main.slopes.resize(main.codes.index.len(), 0.0);
         let mut found = if levels.is_empty() {
-            residuals(weights, &main.codes, &xc, 1.0, &mut main.r, &mut main.slopes)
+            residuals(weights, panels, &main.codes, &xc, 1.0, &mut main.r, &mut main.slopes)
         } else {
             nested_residuals(weights, levels, &main.codes, &xc, &mut main.r, &mut main.slopes)
         };
@@ -143,10 +167,10 @@ impl Trainer {
             second.r.resize(x.len(), 0.0);
             match self.rule.second() {
                 Second::Input => {
-                    residuals(weights, &second.codes, &xc, 1.0, &mut second.r, &mut second.slopes);
+                    residuals(weights, panels, &second.codes, &xc, 1.0, &mut second.r, &mut second.slopes);
                 }
                 Second::Error => {
-                    residuals(weights, &second.codes, whole, -1.0, &mut second.r, &mut second.slopes);
+                    residuals(weights, panels, &second.codes, whole, -1.0, &mut second.r, &mut second.slopes);
                     // The weight of this loss goes into its residual and slopes once, and so into every gradient.
                     second.r.par_chunks_mut(forward::ROWS * d).for_each(|rows| scale(rows, settings.aux_alpha));
                     scale(&mut second.slopes, settings.aux_alpha);
@@ -154,7 +178,7 @@ impl Trainer {
             }
         }
         let mut judged = settings.judge.then(|| explained_variance(&xc, whole, d));
-        if let Some(own) = self.rule.loss(Pass { weights, xc: &xc, settings, main, second }) {
+        if let Some(own) = self.rule.loss(Pass { weights, xc: &xc, settings, panels, main, second }) {
             (found, judged) = (own.residuals, own.explained_variance);
         }
         let loss = found.squares / x.len() as f64;
@@ -165,11 +189,11 @@ impl Trainer {
             )));
         }
         self.rule.terms(settings, main, second);
-        main.sort();
+        main.sort(d);
         if second.codes.index.is_empty() {
             second.by_latent.clear(latents);
         } else {
-            second.sort();
+            second.sort(d);
         }
         for (j, silent) in self.silent.iter_mut().enumerate() {
             *silent = if main.by_latent.count(j) > 0 { 0 } else { *silent + tokens as u64 };
@@ -189,8 +213,12 @@ impl Trainer {
         let d = self.weights.d;
         let whole = 2.0 / xc.len() as f32;
         let (adam, trains_decoder) = (settings.adam, self.rule.second() == Second::Error);
+        if self.main.is_dense() || self.second.is_dense() {
+            self.panels.fill(xc, d);
+        }
         let gather = Gather {
             d,
+            panels: &self.panels,
             main: &self.main,
             second: &self.second,
             levels: self.rule.levels(),
@@ -312,6 +340,8 @@ struct Gather<'a> {
     second: &'a Path,
     levels: &'a [usize],
     xc: &'a [f32],
+    /// Of xc, where they are read.
+    panels: &'a Panels,
     trains_decoder: bool,
     /// Weight of the encoder row in its own gradient.
     penalty: f32,
@@ -329,28 +359,34 @@ struct Gradients {
 impl Gather<'_> {
     /// How many latents one thread takes at a time.
     fn latents_at_once(&self) -> usize {
-        let tokens = self.xc.len() / self.d;
-        let pays = |path: &Path| blocks::pay(path.codes.index.len(), tokens, path.codes.latents);
-        if pays(self.main) || pays(self.second) { blocks::UPDATE } else { LATENTS }
+        if self.main.is_dense() || self.second.is_dense() { blocks::AT_ONCE } else { LATENTS }
     }
 
     /// The gradients of the latents from `from` on that have the encoder rows `w_enc`.
     fn latents(&self, from: usize, w_enc: &[f32]) -> Gradients {
-        let (d, size) = (self.d, self.xc.len());
+        let (d, tokens) = (self.d, self.xc.len() / self.d);
         let mut enc = vec![0.0; w_enc.len()];
         let mut dec = enc.clone();
         let (mut first, mut second) = (vec![0.0; w_enc.len() / d], vec![0.0; w_enc.len() / d]);
         if self.penalty > 0.0 {
             add_scaled(&mut enc, self.penalty, w_enc);
         }
+        let xc = Rows { rows: self.xc, panels: self.panels, first: 0 };
         // A latent's decoder row meets the residual of its level.
-        let nested = |j: usize| {
-            let level = self.levels.iter().position(|&end| j < end).unwrap_or(0);
-            Some(&self.main.r[level * size..(level + 1) * size])
-        };
-        let other = |_: usize| self.trains_decoder.then_some(&self.second.r[..]);
-        blocks::gather(&self.main.by_latent, from, d, self.xc, nested, &mut enc, &mut dec, &mut first);
-        blocks::gather(&self.second.by_latent, from, d, self.xc, other, &mut enc, &mut dec, &mut second);
+        let (mut done, to, all) = (from, from + first.len(), [self.main.codes.latents]);
+        let levels = if self.levels.is_empty() { &all[..] } else { self.levels };
+        for (level, &end) in levels.iter().enumerate() {
+            let end = end.min(to);
+            if done < end {
+                let (rows, sums) = ((done - from) * d..(end - from) * d, done - from..end - from);
+                let r = Some(self.main.learns(level * tokens));
+                let (enc, dec, sums) = (&mut enc[rows.clone()], &mut dec[rows], &mut first[sums]);
+                blocks::gather(&self.main.by_latent, done, (tokens, d), xc, r, enc, dec, sums);
+                done = end;
+            }
+        }
+        let r = self.trains_decoder.then(|| self.second.learns(0));
+        blocks::gather(&self.second.by_latent, from, (tokens, d), xc, r, &mut enc, &mut dec, &mut second);
         Gradients { enc, dec, first, second }
     }
 

@@ -279,7 +279,10 @@ fn calibrate(sae: &mut Sae, k: usize, activations: &Activations, on: &str) -> Re
         false => trained,
     };
     sae.architecture = Architecture::JumpReLU { threshold: vec![found; sae.latents] };
-    sae.facts.insert("threshold".into(), json!({ "value": found, "on": on, "running_mean": trained }));
+    // As short as they are written in text, from which they are read back as they were.
+    let short = |v: f32| v.to_string().parse::<f64>().map_err(Error::invalid);
+    let facts = json!({ "value": short(found)?, "on": on, "running_mean": short(trained)? });
+    sae.facts.insert("threshold".into(), facts);
     Ok(())
 }
 

@@ -239,16 +239,13 @@ impl Rule for TideRule {
 
     fn encode(&mut self, batch: &Batch<'_>, main: &mut Codes, second: &mut Codes) {
         self.k = self.settings.k_at(batch.progress, batch.weights.latents);
-        batch.tiles(|scores| {
-            forward::top(scores, &batch.weights.b_enc, self.k, main);
-            batch.revive(scores, second);
-        });
+        batch.tiles(|scores| batch.top(scores, self.k, main, second));
     }
 
     fn loss(&mut self, pass: Pass<'_>) -> Option<Judged> {
-        let Pass { weights, xc, settings, main, second } = pass;
+        let Pass { weights, xc, settings, panels, main, second } = pass;
         let Halves { squares, error, decoded } = self.halves(xc, &weights.b_dec, &mut main.r);
-        forward::slopes(weights, &main.codes, &main.r, &mut main.slopes);
+        forward::slopes(weights, panels, &main.codes, &main.r, &mut main.slopes);
         self.add_terms_of_codes(&main.codes, &mut main.slopes);
         let mut residuals = Residuals { squares: squares.iter().sum(), sum: vec![0.0; self.d] };
         for part in self.sums(weights, main, second, &decoded) {

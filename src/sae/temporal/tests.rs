@@ -265,7 +265,7 @@ fn planted(d: usize, n: usize, items: usize) -> (Trajectories, Vec<f32>) {
 #[test]
 fn a_modulation_is_learnt_and_needs_fewer_steps() {
     let (trajectories, _) = planted(16, 24, 120);
-    let recipe = Tide::new(4, 4).batch(480).epochs(60).terms(Terms::squares());
+    let recipe = Tide::new(4, 4).batch(480).epochs(60).learning_rate(0.0032).terms(Terms::squares());
     let aware = recipe.train(&trajectories).unwrap();
     let blind = recipe.clone().train_modulation(false).train(&trajectories).unwrap();
     let variance = |t: &TrainedTide| t.held_out.as_ref().unwrap().explained_variance;
@@ -310,6 +310,7 @@ fn a_step_is_a_plain_sae_with_the_codes_of_the_modulated_input() {
         assert!(sae.decode(&folded).iter().zip(&undone).all(|(a, b)| (a - b).abs() < 1e-4));
         assert_eq!(trained.encode_all(&trajectories).unwrap()[i].token(7 * 16), folded.token(0));
     }
+    assert_eq!(trained.options.learning_rate, Some(2.0 * 2e-4 * (16384.0f32 / 18.0).sqrt()));
     // What the training reports is what the result has.
     let last = trained.history.last().unwrap();
     assert!(
