@@ -10,7 +10,9 @@
 pub mod attention;
 pub(crate) mod cholesky;
 pub mod convolution;
+pub mod half;
 pub mod normalisation;
+mod panel;
 mod panels;
 pub mod pointwise;
 pub mod product;
@@ -18,7 +20,7 @@ pub(crate) mod sparse;
 mod tiles;
 mod wide;
 
-pub use product::{Matrix, Precision, precision, product, with_precision};
+pub use product::{Matrix, Precision, precision, product, product_and_bias, with_precision};
 
 /// Calls `work(i, chunk)` for every chunk of `data`, in parallel if the current rayon pool has several threads.
 pub fn chunks<T: Send>(data: &mut [T], chunk: usize, work: impl Fn(usize, &mut [T]) + Sync + Send) {
