@@ -73,17 +73,21 @@ impl Error {
 
     /// `name` is not among `known`; the nearest few are offered.
     pub fn unknown<S: AsRef<str>>(kind: &'static str, name: &str, known: impl IntoIterator<Item = S>) -> Error {
-        let mut near: Vec<(usize, String)> =
-            known.into_iter().map(|k| (distance(name, k.as_ref()), k.as_ref().to_string())).collect();
-        near.sort();
-        let near = near.into_iter().take(5).map(|(_, k)| k).collect();
-        Error::Unknown { kind, name: name.into(), near }
+        Error::Unknown { kind, name: name.into(), near: nearest(name, known) }
     }
 
     /// A value out of its range or of the wrong form.
     pub fn invalid(message: impl ToString) -> Error {
         Error::Invalid(message.to_string())
     }
+}
+
+/// The few of `known` that are most like `name`.
+pub(crate) fn nearest<S: AsRef<str>>(name: &str, known: impl IntoIterator<Item = S>) -> Vec<String> {
+    let mut near: Vec<(usize, String)> =
+        known.into_iter().map(|k| (distance(name, k.as_ref()), k.as_ref().to_string())).collect();
+    near.sort();
+    near.into_iter().take(5).map(|(_, k)| k).collect()
 }
 
 fn near_text(near: &[String]) -> String {

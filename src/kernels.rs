@@ -12,7 +12,9 @@ pub(crate) mod cholesky;
 pub mod convolution;
 pub(crate) mod eigen;
 pub(crate) mod gathered;
+pub mod half;
 pub mod normalisation;
+mod panel;
 mod panels;
 pub mod pointwise;
 pub mod product;
@@ -20,7 +22,7 @@ pub(crate) mod sparse;
 mod tiles;
 mod wide;
 
-pub use product::{Matrix, Precision, precision, product, with_precision};
+pub use product::{Matrix, Precision, precision, product, product_and_bias, with_precision};
 
 /// Calls `work(i, chunk)` for every chunk of `data`, in parallel if the current rayon pool has several threads.
 pub fn chunks<T: Send>(data: &mut [T], chunk: usize, work: impl Fn(usize, &mut [T]) + Sync + Send) {

@@ -4,13 +4,13 @@ use crate::diffusion::captions::Captions;
 use crate::diffusion::denoiser::Denoiser;
 use crate::diffusion::dit::{Dit, DitConfig, MicroConditions};
 use crate::diffusion::hook::{Half, Hook, Kind, Site, Visit};
-use crate::diffusion::open::{Fields, component_folder, component_weights};
+use crate::diffusion::open::{Fields, check_memory, component_folder, component_weights};
 use crate::diffusion::t5::{T5Config, T5Encoder};
 use crate::diffusion::tap::{Pass, Tap};
 use crate::diffusion::text::{TextConfig, TextEncoder};
 use crate::diffusion::unet::{Unet, UnetConfig};
 use crate::diffusion::vae::{Vae, VaeConfig};
-use crate::diffusion::weights::Weights;
+use crate::diffusion::weights::{Kept, Weights};
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use clap::{Args, ValueEnum};
@@ -50,6 +50,12 @@ pub struct Forward {
     /// Safetensors file for the outputs.
     #[arg(long, default_value = "outputs.safetensors")]
     pub out: PathBuf,
+    /// What the weights are kept in. Everything is computed in f32.
+    #[arg(long, value_enum, default_value_t)]
+    pub weights: Kept,
+    /// Encode or decode tile by tile, as diffusers' enable_tiling does.
+    #[arg(long)]
+    pub vae_tiling: bool,
     /// Tensors to capture on the way, as in `mid_block.attentions.0:residual` (unet, transformer).
     #[arg(long, value_name = "PATH:KIND")]
     pub capture: Vec<Site>,
@@ -114,14 +120,18 @@ impl Forward {
     /// Configuration and weights of a component.
     fn part(&self, name: &str) -> Result<(PathBuf, Weights)> {
         let folder = component_folder(&self.model, name)?;
-        let weights = Weights::open(&component_weights(&folder)?, &Device::Cpu, DType::F32)?;
+        let weights = Weights::open(&component_weights(&folder)?, &Device::Cpu, self.weights.dtype())?;
+        check_memory(&self.model, &[(name, &weights)])?;
         Ok((folder.join("config.json"), weights))
     }
 
     fn vae(&self) -> Result<Vae> {
         let (config, weights) = self.part("vae")?;
-        let vae = Vae::load(&VaeConfig::read(&mut Fields::read(&config)?)?, &weights)?;
+        let mut vae = Vae::load(&VaeConfig::read(&mut Fields::read(&config)?)?, &weights)?;
         weights.finish()?;
+        if self.vae_tiling {
+            vae.enable_tiling()?;
+        }
         Ok(vae)
     }
 

@@ -8,9 +8,11 @@ mod fields;
 mod fingerprint;
 mod folder;
 mod hub;
+mod memory;
 
 pub use fields::Fields;
 pub use folder::{ModelFolder, component_folder, component_weights};
+pub use memory::check as check_memory;
 
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};

@@ -16,7 +16,7 @@ use crate::diffusion::captions::Captions;
 use crate::diffusion::denoiser::Denoiser;
 use crate::diffusion::dit::{Dit, DitConfig, MicroConditions, Modulation};
 use crate::diffusion::hook::Site;
-use crate::diffusion::open::ModelFolder;
+use crate::diffusion::open::{ModelFolder, check_memory};
 use crate::diffusion::scheduler::{SchedulerConfig, SchedulerKind};
 use crate::diffusion::tap::Tap;
 use crate::diffusion::unet::{Unet, UnetConfig};
@@ -88,6 +88,22 @@ impl Pipeline {
     /// # Errors
     /// As [`Pipeline::open`].
     pub fn open_on(name: &str, device: &Device) -> Result<Self> {
+        Self::open_kept_in(name, device, DType::F32)
+    }
+
+    /// As [`Pipeline::open_on`], with the weights of linear and convolutional layers kept in [`DType::BF16`] or
+    /// [`DType::F16`], which takes half the memory. Everything is computed in f32 all the same.
+    ///
+    /// ```
+    /// use candle_core::{DType, Device};
+    /// use denoscope::diffusion::pipeline::Pipeline;
+    /// let model = Pipeline::open_kept_in("scene-unet", &Device::Cpu, DType::BF16)?;
+    /// # Ok::<(), denoscope::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Pipeline::open`]; another type.
+    pub fn open_kept_in(name: &str, device: &Device, kept: DType) -> Result<Self> {
         let folder = ModelFolder::open(name)?;
         let class = folder.class(&CLASSES.map(|c| c.0))?;
         let default = CLASSES.iter().find(|c| c.0 == class).map_or(1.0, |c| c.1);
@@ -96,12 +112,18 @@ impl Pipeline {
         folder.component("scheduler", &SCHEDULERS)?;
         let scheduler = SchedulerConfig::read(&mut folder.fields("scheduler", "scheduler_config.json")?)?;
         let vae_config = VaeConfig::read(&mut folder.fields("vae", "config.json")?)?;
-        let weights = |component: &str| Weights::open(&folder.weights(component)?, device, DType::F32);
+        let weights = |component: &str| Weights::open(&folder.weights(component)?, device, kept);
+        // T5 is weighed when it is loaded.
+        let parts = if transformer { vec!["transformer", "vae"] } else { vec!["unet", "vae", "text_encoder"] };
+        // What is wrong with a component is said where it is loaded.
+        if let Ok(found) = parts.iter().map(|part| weights(part)).collect::<Result<Vec<_>>>() {
+            check_memory(name, &parts.into_iter().zip(&found).collect::<Vec<_>>())?;
+        }
         let (denoiser, reader) = if transformer {
             // Published models were written when one class served all transformers.
             let at = folder.component("transformer", &["PixArtTransformer2DModel", "Transformer2DModel"])?;
             let config = DitConfig::open(&at.join("config.json"))?;
-            let reader = Reader::t5(&folder, device)?;
+            let reader = Reader::t5(&folder, device, kept)?;
             let weights = weights("transformer")?;
             let dit = Dit::load(&config, &weights)?;
             weights.finish()?;
@@ -109,7 +131,7 @@ impl Pipeline {
         } else {
             let at = folder.component("unet", &["UNet2DConditionModel"])?;
             let config = UnetConfig::read(&at.join("config.json"))?;
-            let reader = Reader::clip(&folder, device)?;
+            let reader = Reader::clip(&folder, device, kept)?;
             let weights = weights("unet")?;
             let unet = Unet::load(&config, &weights)?;
             weights.finish()?;

@@ -9,6 +9,7 @@ mod config;
 mod decoder;
 mod encoder;
 mod moments;
+mod tiling;
 
 pub use config::VaeConfig;
 pub use moments::Moments;
@@ -19,6 +20,7 @@ use crate::error::{Error, Result};
 use candle_core::Tensor;
 use decoder::Decoder;
 use encoder::Encoder;
+use tiling::Tiling;
 
 /// A variational autoencoder; differentiable in both directions.
 ///
@@ -40,6 +42,7 @@ pub struct Vae {
     decoder: Decoder,
     quant: Option<Conv2d>,
     post_quant: Option<Conv2d>,
+    tiling: Option<Tiling>,
 }
 
 impl Vae {
@@ -56,6 +59,7 @@ impl Vae {
             quant: config.use_quant_conv.then(|| one("quant_conv", 2 * latent)).transpose()?,
             post_quant: config.use_post_quant_conv.then(|| one("post_quant_conv", latent)).transpose()?,
             config: config.clone(),
+            tiling: None,
         })
     }
 
@@ -77,6 +81,21 @@ impl Vae {
         self.config.factor()
     }
 
+    /// From now on encodes and decodes what is larger than the pictures it was trained on tile by tile, as diffusers'
+    /// `enable_tiling` does. Memory then does not grow with the picture; the result differs a little.
+    ///
+    /// # Errors
+    /// A `sample_size` too small for tiles that overlap.
+    pub fn enable_tiling(&mut self) -> Result<()> {
+        self.tiling = Some(Tiling::new(&self.config)?);
+        Ok(())
+    }
+
+    /// Encodes and decodes in one piece again.
+    pub fn disable_tiling(&mut self) {
+        self.tiling = None;
+    }
+
     /// The posterior of pictures `[batch, H, W, 3]` in [−1, 1]: unscaled, `[batch, h, w, latent channels]`.
     ///
     /// # Errors
@@ -92,12 +111,17 @@ impl Vae {
                 )));
             }
         }
-        let x = self.encoder.forward(images)?;
-        let x = match &self.quant {
-            Some(conv) => conv.forward(&x)?,
-            None => x,
+        let (_, h, w, _) = images.dims4()?;
+        let encode = |x: &Tensor| {
+            let x = self.encoder.forward(x)?;
+            self.quant.as_ref().map_or(Ok(x.clone()), |conv| conv.forward(&x))
         };
-        Moments::split(&x)
+        match self.tiling {
+            Some(tiles) if h.max(w) > tiles.pixels => {
+                Moments::split(&Tiling::map(images, tiles.pixels, tiles.latents, encode)?)
+            }
+            _ => Moments::split(&encode(images)?),
+        }
     }
 
     /// The pictures `[batch, H, W, 3]` (about [−1, 1]) of unscaled latents `[batch, h, w, latent channels]`.
@@ -112,10 +136,14 @@ impl Vae {
                 self.config.latent_channels
             )));
         }
-        let x = match &self.post_quant {
-            Some(conv) => conv.forward(latents)?,
-            None => latents.clone(),
+        let (_, h, w, _) = latents.dims4()?;
+        let decode = |x: &Tensor| {
+            let x = self.post_quant.as_ref().map_or(Ok(x.clone()), |conv| conv.forward(x))?;
+            self.decoder.forward(&x)
         };
-        self.decoder.forward(&x)
+        match self.tiling {
+            Some(tiles) if h.max(w) > tiles.latents => Tiling::map(latents, tiles.latents, tiles.pixels, decode),
+            _ => decode(latents),
+        }
     }
 }

@@ -2,13 +2,21 @@
 //! drawn from a seed, and trainable if asked.
 //!
 //! A network asks for every tensor by its diffusers name and the shape that its configuration calls for. A file
-//! that lacks one, holds another shape or holds tensors nobody asked for is refused by name.
+//! that lacks one, holds another shape, another type or a number that is not finite, or holds tensors nobody asked for
+//! is refused by name.
+//!
+//! Files in f16 and bf16 open like those in f32, and everything is computed in f32. The weights of linear and
+//! convolutional layers, which are nearly all there is, may be kept in half precision: a layer widens its own while it
+//! computes, so that memory is halved, nothing but the weights is rounded, and weights that are in half precision in
+//! their file give the same numbers to the bit either way.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, nearest};
+use crate::kernels::half::{Float, not_finite};
 use crate::pickle::Saved;
 use crate::random;
 use candle_core::{DType, Device, Tensor, Var};
-use safetensors::tensor::{Metadata, TensorInfo};
+use clap::ValueEnum;
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -16,6 +24,9 @@ use std::sync::{Arc, Mutex};
 
 /// The largest header that the safetensors format allows.
 const MAX_HEADER: u64 = 100_000_000;
+
+/// The largest number in f16.
+const MAX_F16: f32 = 65504.0;
 
 /// How a weight starts when it is drawn from a seed.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -28,6 +39,30 @@ pub enum Init {
     FanIn(usize),
     /// Normal with this standard deviation.
     Normal(f32),
+}
+
+/// What the weights of linear and convolutional layers are kept in, for command lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Kept {
+    /// Full precision.
+    #[default]
+    F32,
+    /// Half precision, with f32's range.
+    Bf16,
+    /// Half precision, with more digits and a smaller range.
+    F16,
+}
+
+impl Kept {
+    /// As the tensor library names it.
+    #[must_use]
+    pub fn dtype(self) -> DType {
+        match self {
+            Kept::F32 => DType::F32,
+            Kept::Bf16 => DType::BF16,
+            Kept::F16 => DType::F16,
+        }
+    }
 }
 
 /// How a tensor lies in memory against how its file has it.
@@ -56,7 +91,7 @@ struct Shared {
     seed: Option<u64>,
     trainable: bool,
     device: Device,
-    dtype: DType,
+    kept: DType,
     used: Mutex<BTreeSet<String>>,
     vars: Mutex<BTreeMap<String, (Var, Packing)>>,
 }
@@ -104,14 +139,26 @@ impl TensorFile {
         let mut file = std::fs::File::open(&self.path).map_err(Error::file(&self.path))?;
         file.seek(SeekFrom::Start(self.start + from as u64)).map_err(Error::file(&self.path))?;
         file.read_exact(&mut bytes).map_err(Error::file(&self.path))?;
-        let dtype = DType::try_from(info.dtype)
-            .map_err(|_| Error::format(&self.path, format!("tensor {name}: unsupported dtype {:?}", info.dtype)))?;
+        let (dtype, float) = match info.dtype {
+            Dtype::F64 => (DType::F64, Float::F64),
+            Dtype::F32 => (DType::F32, Float::F32),
+            Dtype::F16 => (DType::F16, Float::F16),
+            Dtype::BF16 => (DType::BF16, Float::Bf16),
+            found => {
+                let problem = format!("tensor {name}: found type {found:?}, expected F32, F16, BF16 or F64");
+                return Err(Error::format(&self.path, problem));
+            }
+        };
+        if let Some(at) = not_finite(&bytes, float) {
+            let problem = format!("tensor {name}: number {at} of shape {:?} is NaN or infinite", info.shape);
+            return Err(Error::format(&self.path, problem));
+        }
         Ok(Tensor::from_raw_buffer(&bytes, dtype, &info.shape, device)?)
     }
 }
 
 impl Shared {
-    fn empty(origin: PathBuf, device: &Device, dtype: DType) -> Self {
+    fn empty(origin: PathBuf, device: &Device, kept: DType) -> Self {
         Self {
             origin,
             files: Vec::new(),
@@ -120,7 +167,7 @@ impl Shared {
             seed: None,
             trainable: false,
             device: device.clone(),
-            dtype,
+            kept,
             used: Mutex::default(),
             vars: Mutex::default(),
         }
@@ -152,12 +199,16 @@ impl Shared {
 }
 
 impl Weights {
-    /// Opens the safetensors files of one component.
+    /// Opens the safetensors files of one component. The weights of linear and convolutional layers are kept in `kept`:
+    /// [`DType::F32`], or half precision to save memory.
     ///
     /// # Errors
-    /// A missing, truncated or unreadable file, or a tensor that two files hold.
-    pub fn open(files: &[PathBuf], device: &Device, dtype: DType) -> Result<Self> {
-        Self::from_files(files, device, dtype, false)
+    /// A missing, truncated or unreadable file, a tensor that two files hold, or another type to keep weights in.
+    pub fn open(files: &[PathBuf], device: &Device, kept: DType) -> Result<Self> {
+        if !matches!(kept, DType::F32 | DType::F16 | DType::BF16) {
+            return Err(Error::invalid(format!("weights kept in {}: expected f32, f16 or bf16", kept.as_str())));
+        }
+        Self::from_files(files, device, kept, false)
     }
 
     /// Opens weights to train them further: every tensor that a network asks for becomes a variable.
@@ -168,7 +219,7 @@ impl Weights {
         Self::from_files(files, device, DType::F32, true)
     }
 
-    fn from_files(paths: &[PathBuf], device: &Device, dtype: DType, trainable: bool) -> Result<Self> {
+    fn from_files(paths: &[PathBuf], device: &Device, kept: DType, trainable: bool) -> Result<Self> {
         let files = paths.iter().map(|p| TensorFile::open(p)).collect::<Result<Vec<_>>>()?;
         let mut index = HashMap::new();
         for (i, file) in files.iter().enumerate() {
@@ -180,7 +231,7 @@ impl Weights {
             }
         }
         let origin = paths.first().cloned().unwrap_or_default();
-        Ok(Self::new(Shared { files, index, trainable, ..Shared::empty(origin, device, dtype) }))
+        Ok(Self::new(Shared { files, index, trainable, ..Shared::empty(origin, device, kept) }))
     }
 
     /// Opens a state dict: a safetensors file, or one of `torch.save`, which is read without executing anything. Of the
@@ -236,10 +287,23 @@ impl Weights {
         &self.shared.device
     }
 
-    /// The type that tensors are converted to.
+    /// The type that is computed in.
     #[must_use]
     pub fn dtype(&self) -> DType {
-        self.shared.dtype
+        DType::F32
+    }
+
+    /// Bytes that the tensors of the files take when they are loaded.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        let infos = self.shared.files.iter().flat_map(|f| f.tensors.values());
+        infos
+            .map(|info| {
+                // Vectors are kept in f32: biases, and what norms multiply with.
+                let bytes = if info.shape.len() > 1 { self.shared.kept.size_in_bytes() } else { 4 };
+                (info.shape.iter().product::<usize>() * bytes) as u64
+            })
+            .sum()
     }
 
     /// Whether a file holds this tensor (always true for seeded weights).
@@ -254,19 +318,28 @@ impl Weights {
     /// # Errors
     /// A tensor that is missing (with the nearest names) or has another shape.
     pub fn get(&self, name: &str, shape: &[usize], init: Init) -> Result<Tensor> {
-        self.fetch(name, shape, init, Packing::Plain)
+        self.fetch(name, shape, init, Packing::Plain, DType::F32)
+    }
+
+    /// The matrix `[outputs, inputs]` of a linear layer, in the type that such are kept in.
+    ///
+    /// # Errors
+    /// As [`Weights::get`].
+    pub fn matrix(&self, name: &str, outputs: usize, inputs: usize, init: Init) -> Result<Tensor> {
+        self.fetch(name, &[outputs, inputs], init, Packing::Plain, self.shared.kept)
     }
 
     /// A convolution's weight, `[outputs, inputs, k, k]` in the file, as `[k·k·inputs, outputs]` in memory: row
-    /// (dy·k + dx)·inputs + c multiplies channel c of the neighbour at (dy, dx).
+    /// (dy·k + dx)·inputs + c multiplies channel c of the neighbour at (dy, dx); in the type that such are kept in.
     ///
     /// # Errors
     /// As [`Weights::get`].
     pub fn convolution(&self, name: &str, outputs: usize, inputs: usize, k: usize, init: Init) -> Result<Tensor> {
-        self.fetch(name, &[outputs, inputs, k, k], init, Packing::Convolution { outputs, inputs, k })
+        let packing = Packing::Convolution { outputs, inputs, k };
+        self.fetch(name, &[outputs, inputs, k, k], init, packing, self.shared.kept)
     }
 
-    fn fetch(&self, name: &str, shape: &[usize], init: Init, packing: Packing) -> Result<Tensor> {
+    fn fetch(&self, name: &str, shape: &[usize], init: Init, packing: Packing, dtype: DType) -> Result<Tensor> {
         let full = self.full(name);
         let shared = &*self.shared;
         if let Some((var, _)) = shared.vars.lock().expect("weights lock").get(&full) {
@@ -274,7 +347,17 @@ impl Weights {
         }
         let stored = match shared.seed {
             Some(seed) => draw(seed, &full, shape, init, &shared.device)?,
-            None => shared.read(&full, shape)?.to_dtype(shared.dtype)?,
+            None => {
+                let stored = shared.read(&full, shape)?;
+                if dtype == DType::F16 && stored.dtype() != DType::F16 {
+                    let largest = stored.to_dtype(DType::F32)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
+                    if largest > MAX_F16 {
+                        let problem = format!("tensor {full}: {largest} is too large for f16: keep weights in bf16");
+                        return Err(Error::format(&shared.origin, problem));
+                    }
+                }
+                stored.to_dtype(dtype)?
+            }
         };
         shared.used.lock().expect("weights lock").insert(full.clone());
         let packed = match packing {
@@ -309,7 +392,12 @@ impl Weights {
         }
         extra.sort();
         let shown: Vec<&str> = extra.iter().take(5).map(|s| s.as_str()).collect();
-        let problem = format!("{} tensors that this configuration has no use for: {}", extra.len(), shown.join(", "));
+        let mut problem =
+            format!("{} tensors that this configuration has no use for: {}", extra.len(), shown.join(", "));
+        let near = nearest(shown[0], &*used);
+        if !near.is_empty() {
+            problem += &format!("; nearest to the first that it has: {}", near.join(", "));
+        }
         Err(Error::format(&self.shared.origin, problem))
     }
 

@@ -96,7 +96,7 @@ pub fn attention(
     });
 }
 
-/// Queries that are processed together by panels, and keys: their scores, 288 KiB, stay in a second-level cache.
+/// Queries that are processed together by panels at most, and keys: their scores, 288 KiB, stay in a second-level cache.
 const QUERIES: usize = 192;
 const KEYS: usize = 384;
 
@@ -104,21 +104,51 @@ const KEYS: usize = 384;
 /// Gimelshein 2018, "Online normalizer calculation for softmax"; Dao et al. 2022).
 fn by_panels(q: &[f32], k: &[f32], v: &[f32], s: Shape, bias: Option<Bias<'_>>, out: &mut [f32]) {
     let c = s.channels();
+    // Every block of keys, with its values, is packed once for all queries.
+    let blocks = s.m.div_ceil(KEYS);
+    let mut packed: Vec<Option<[Packed; 2]>> = (0..out.len() / (s.n * c) * s.heads * blocks).map(|_| None).collect();
+    for_each_chunk(&mut packed, 1, |(i, packed)| {
+        let (item, h, from) = (i / (s.heads * blocks), i / blocks % s.heads, i % blocks * KEYS);
+        let (keys, at) = (KEYS.min(s.m - from), (item * s.m + from) * c);
+        let (k, v) = (s.head(&k[at..], h).t(), s.head(&v[at..], h));
+        packed[0] = Some([Packed::new(k, (1, s.width), keys), Packed::new(v, (1, keys), s.width)]);
+    });
+    // Blocks of queries of about the same size; all of an item but the last are whole.
+    let queries = s.n.div_ceil(s.n.div_ceil(QUERIES));
+    let mut pieces: Vec<(usize, usize, &mut [f32])> = Vec::new();
     for (item, out) in out.chunks_mut(s.n * c).enumerate() {
+        pieces.extend(out.chunks_mut(queries * c).enumerate().map(|(b, o)| (item, b * queries, o)));
+    }
+    for_each_chunk(&mut pieces, 1, |(_, piece)| {
+        let (item, first, out) = &mut piece[0];
+        let q = &q[(*item * s.n + *first) * c..];
+        let mut room = Room::new(s, out.len() / c);
         for h in 0..s.heads {
-            // A block of keys, with its values, is packed once for all queries.
-            let mut blocks: Vec<Option<[Packed; 2]>> = (0..s.m.div_ceil(KEYS)).map(|_| None).collect();
-            for_each_chunk(&mut blocks, 1, |(i, block)| {
-                let keys = KEYS.min(s.m - i * KEYS);
-                let from = (item * s.m + i * KEYS) * c;
-                let (k, v) = (s.head(&k[from..], h).t(), s.head(&v[from..], h));
-                block[0] = Some([Packed::new(k, (1, s.width), keys), Packed::new(v, (1, keys), s.width)]);
-            });
-            for_each_chunk(out, QUERIES * c, |(i, out)| {
-                let q = &q[(item * s.n + i * QUERIES) * c..];
-                attend(q, &blocks, s, bias, (item, h, i * QUERIES), out);
-            });
+            let packed = &packed[(*item * s.heads + h) * blocks..][..blocks];
+            attend(q, packed, s, bias, (*item, h, *first), &mut room, out);
         }
+    });
+}
+
+/// Rows of this width, up to whole registers.
+fn padded(width: usize) -> usize {
+    width.next_multiple_of(16)
+}
+
+/// What [`attend`] needs for some queries, allocated once for all heads.
+struct Room {
+    scores: Vec<f32>,
+    part: Vec<f32>,
+    largest: Vec<f32>,
+    sums: Vec<f32>,
+    shrink: Vec<f32>,
+}
+
+impl Room {
+    fn new(s: Shape, rows: usize) -> Self {
+        let zeros = |row: usize| vec![0f32; rows * row];
+        let (scores, part) = (zeros(padded(KEYS.min(s.m))), zeros(padded(s.width)));
+        Self { scores, part, largest: zeros(1), sums: zeros(1), shrink: zeros(1) }
     }
 }
 
@@ -129,40 +159,46 @@ fn attend(
     s: Shape,
     bias: Option<Bias<'_>>,
     (item, h, first): (usize, usize, usize),
+    room: &mut Room,
     out: &mut [f32],
 ) {
     let (c, at) = (s.channels(), h * s.width);
     let rows = out.len() / c;
-    let mut scores = vec![0f32; rows * KEYS.min(s.m)];
-    let mut part = vec![0f32; rows * s.width];
-    let (mut largest, mut sums, mut shrink) = (vec![f32::NEG_INFINITY; rows], vec![0f32; rows], vec![0f32; rows]);
+    let Room { scores, part, largest, sums, shrink } = room;
+    largest.fill(f32::NEG_INFINITY);
+    sums.fill(0.0);
     for (i, [keys, values]) in blocks.iter().flatten().enumerate() {
         let from = i * KEYS;
         let n = KEYS.min(s.m - from);
-        let scores = &mut scores[..rows * n];
-        keys.multiply(rows, |_, r| &q[r * c + at..], None, scores, n);
+        let (row, part_row) = (padded(n), padded(s.width));
+        let scores = &mut scores[..rows * row];
+        keys.multiply(rows, |_, r| &q[r * c + at..], true, scores, row);
+        // Keys that are not there get the weight zero, whole registers of scores the same treatment.
+        if row > n {
+            scores.chunks_exact_mut(row).for_each(|row| row[n..].fill(f32::MIN));
+        }
         let scale = match bias {
             None => s.scale,
             Some(bias) => {
                 let start = item * bias.item + h * bias.head + from;
-                for (r, row) in scores.chunks_exact_mut(n).enumerate() {
-                    scale_and_add(row, s.scale, &bias.data[start + (first + r) * bias.query..][..n]);
+                for (r, row) in scores.chunks_exact_mut(row).enumerate() {
+                    scale_and_add(&mut row[..n], s.scale, &bias.data[start + (first + r) * bias.query..][..n]);
                 }
                 1.0
             }
         };
-        exponentials_of_rows(scores, n, scale, &mut largest, &mut sums, &mut shrink);
-        values.multiply(rows, |_, r| &scores[r * n..], None, &mut part, s.width);
-        for ((out, part), shrink) in out.chunks_exact_mut(c).zip(part.chunks_exact(s.width)).zip(&shrink) {
+        exponentials_of_rows(scores, row, scale, largest, sums, shrink);
+        values.multiply(rows, |_, r| &scores[r * row..], true, part, part_row);
+        for ((out, part), shrink) in out.chunks_exact_mut(c).zip(part.chunks_exact(part_row)).zip(&*shrink) {
             let out = &mut out[at..at + s.width];
             if from == 0 {
-                out.copy_from_slice(part);
+                out.copy_from_slice(&part[..s.width]);
             } else {
-                scale_and_add(out, *shrink, part);
+                scale_and_add(out, *shrink, &part[..s.width]);
             }
         }
     }
-    for (out, sum) in out.chunks_exact_mut(c).zip(&sums) {
+    for (out, sum) in out.chunks_exact_mut(c).zip(&*sums) {
         let inverse = 1.0 / sum;
         out[at..at + s.width].iter_mut().for_each(|o| *o *= inverse);
     }

@@ -1,6 +1,6 @@
 //! Two-dimensional convolution, channels-last, as products over neighbourhoods that are gathered block by block.
 
-use super::panels::{self, Packed};
+use super::panels::{self, Start};
 use super::product::{Matrix, PASS, PackedB, Precision, for_each_chunk, on_tiles, panel_times, product};
 use super::tiles::{self, DEPTH, PANEL, Tiles};
 
@@ -91,17 +91,14 @@ pub fn convolution(x: &[f32], weight: Matrix<'_>, bias: Option<&[f32]>, s: Shape
 fn by_panels(x: &[f32], weight: Matrix<'_>, bias: Option<&[f32]>, s: Shape, y: &mut [f32]) {
     let ((ho, wo), (h, w), c) = (s.output(), s.input, s.inputs);
     let outside = vec![0f32; c];
-    let packed = Packed::new(weight, (s.k * s.k, c), s.outputs);
-    for_each_chunk(y, panels::BLOCK * s.outputs, |(i, y)| {
-        let pixel = |tap: usize, r: usize| {
-            let p = i * panels::BLOCK + r;
-            let (item, py, px) = (p / (ho * wo), p / wo % ho, p % wo);
-            let y = (py * s.stride + tap / s.k).wrapping_sub(s.padding[0]);
-            let x_at = (px * s.stride + tap % s.k).wrapping_sub(s.padding[2]);
-            if y < h && x_at < w { &x[((item * h + y) * w + x_at) * c..] } else { &outside }
-        };
-        packed.multiply(y.len() / s.outputs, pixel, bias, y, s.outputs);
-    });
+    let pixel = |tap: usize, p: usize| {
+        let (item, py, px) = (p / (ho * wo), p / wo % ho, p % wo);
+        let y = (py * s.stride + tap / s.k).wrapping_sub(s.padding[0]);
+        let x_at = (px * s.stride + tap % s.k).wrapping_sub(s.padding[2]);
+        if y < h && x_at < w { &x[((item * h + y) * w + x_at) * c..] } else { &outside }
+    };
+    let start = bias.map_or(Start::Zero, Start::Bias);
+    panels::product(weight, (s.k * s.k, c), s.outputs, s.batch * ho * wo, pixel, start, y, s.outputs);
 }
 
 fn add_bias(y: &mut [f32], bias: &[f32]) {

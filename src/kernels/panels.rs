@@ -2,47 +2,140 @@
 //! multiply-add.
 //!
 //! The rows are read where they are, so that a convolution needs no copies of neighbourhoods: a row of its matrix is
-//! made of k·k pixels, each contiguous. What is summed in which order depends on the shapes and on the processor's
-//! kind alone.
+//! made of k·k pixels, each contiguous, its segments. What is summed in which order depends on the shapes alone, never
+//! on how rows and columns are shared out among threads.
 //!
-//! Against products over gathered blocks (processor time of one thread, Zen 3, busy machine), 3×3 convolutions of two
-//! items: 320 channels at 64×64 225 ms instead of 250, 640 at 32×32 215 instead of 283, 1280 at 16×16 291 instead of 461.
+//! Rates of one thread on a Zen 4 (GFLOP/s; 117 is what its multipliers give), 3×3 convolutions of two items, against
+//! products over gathered blocks: see `benches/full_size.md`.
 
+use super::panel::{Kernel, Kernels};
 use super::product::{Matrix, for_each_chunk};
+use rayon::prelude::*;
 
-/// Columns of a panel at most.
-const COLUMNS: usize = 16;
-/// Rows that are multiplied at once at most.
-const ROWS: usize = 6;
-/// Depth of a packed panel at most: with sixteen columns 24 KiB, which leave a first-level cache room for the rows.
+/// Depth of a packed panel at most: with 32 columns 48 KiB, which stay in a second-level cache beside the rows.
 const DEPTH: usize = 384;
-/// Rows that are best multiplied at once: a panel that was fetched serves many, and their parts of 384 KiB stay in a
+/// Rows that are multiplied at once at most: a panel that was fetched serves many, and their parts of 384 KiB stay in a
 /// second-level cache.
-pub(super) const BLOCK: usize = 384;
+const BLOCK: usize = 256;
+/// Up to this many rows a product is shared out by columns, and every thread packs its own: packing is then not
+/// negligible, and what is packed does not leave the cache.
+const FEW: usize = 768;
+/// Columns of such a share: many enough to read the rows seldom, few enough for two threads to have the same to do.
+const SHARE: usize = 128;
 
-/// Whether [`Packed`] works here and is the better way: with registers of 512 bits, for which this has no kernel yet, the
-/// products over gathered blocks are.
+/// Whether this works here.
 pub(super) fn available() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        let has = [
-            std::arch::is_x86_feature_detected!("avx2"),
-            std::arch::is_x86_feature_detected!("fma"),
-            !std::arch::is_x86_feature_detected!("avx512f"),
-        ];
-        has.into_iter().all(|has| has)
+    Kernels::here().is_some()
+}
+
+/// How a matrix B is cut into parts by rows. Segments that are long are cut into pieces of equal depth, short ones are
+/// put together.
+#[derive(Debug, Clone, Copy)]
+struct Parts {
+    segments: usize,
+    length: usize,
+    /// Segments in a part.
+    together: usize,
+    /// Pieces of a segment.
+    pieces: usize,
+    /// Depth of a piece.
+    depth: usize,
+}
+
+/// One part: `count` segments from `segment` on, and of each `depth` rows from `from` on.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    segment: usize,
+    count: usize,
+    from: usize,
+    depth: usize,
+}
+
+impl Parts {
+    fn new(segments: usize, length: usize) -> Self {
+        let pieces = length.div_ceil(DEPTH).max(1);
+        let depth = length.div_ceil(pieces);
+        let together = (DEPTH / depth.max(1)).clamp(1, segments.max(1));
+        let together = if pieces > 1 { 1 } else { segments.div_ceil(segments.div_ceil(together).max(1)) };
+        Self { segments, length, together, pieces, depth }
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    false
+
+    fn count(&self) -> usize {
+        self.segments.div_ceil(self.together.max(1)) * self.pieces
+    }
+
+    fn part(&self, i: usize) -> Part {
+        let (segment, from) = (i / self.pieces * self.together, i % self.pieces * self.depth);
+        let count = self.together.min(self.segments - segment);
+        Part { segment, count, from, depth: self.depth.min(self.length - from) }
+    }
+
+    /// Rows of a part at most.
+    fn rows(&self) -> usize {
+        self.together * self.depth
+    }
+}
+
+/// First column, width and kernel of every panel.
+fn panels(kernels: &'static Kernels, columns: usize) -> impl Iterator<Item = (usize, usize, &'static Kernel)> {
+    let mut j = 0;
+    std::iter::from_fn(move || {
+        let kernel = (j < columns).then(|| kernels.widest(columns - j))?;
+        let width = kernel.columns.min(columns - j);
+        j += width;
+        Some((j - width, width, kernel))
+    })
+}
+
+/// Packs all panels of a part of b.
+fn pack_part(data: &mut [f32], kernels: &'static Kernels, b: Matrix<'_>, parts: Parts, part: Part, columns: usize) {
+    let depth = part.count * part.depth;
+    let row = |i: usize| (part.segment + i / part.depth) * parts.length + part.from + i % part.depth;
+    if b.column == 1 {
+        // Row by row: memory is read in long runs.
+        for i in 0..depth {
+            let (from, mut at) = (&b.data[row(i) * b.row..][..columns], 0);
+            for (j, width, kernel) in panels(kernels, columns) {
+                let to = &mut data[at + i * kernel.columns..][..kernel.columns];
+                for (to, from) in to.chunks_exact_mut(8).zip(from[j..j + width].chunks_exact(8)) {
+                    (0..8).for_each(|i| to[i] = from[i]);
+                }
+                if width < kernel.columns {
+                    to[width / 8 * 8..width].copy_from_slice(&from[j + width / 8 * 8..j + width]);
+                    to[width..].fill(0.0);
+                }
+                at += depth * kernel.columns;
+            }
+        }
+        return;
+    }
+    let mut at = 0;
+    for (j, width, kernel) in panels(kernels, columns) {
+        let panel = &mut data[at..at + depth * kernel.columns];
+        if width < kernel.columns {
+            panel.fill(0.0);
+        }
+        for (s, panel) in panel.chunks_exact_mut((part.depth * kernel.columns).max(1)).enumerate() {
+            // Sixteen rows at a time, so that their lines are written once.
+            for (i, rows) in panel.chunks_mut(16 * kernel.columns).enumerate() {
+                let first = row(s * part.depth) + 16 * i;
+                for c in 0..width {
+                    let column = &b.data[first * b.row + (j + c) * b.column..];
+                    for (to, from) in rows[c..].iter_mut().step_by(kernel.columns).zip(column.iter().step_by(b.row)) {
+                        *to = *from;
+                    }
+                }
+            }
+        }
+        at += depth * kernel.columns;
+    }
 }
 
 /// A matrix B of which all panels are packed.
 pub(super) struct Packed {
+    kernels: &'static Kernels,
     data: Vec<f32>,
-    segments: usize,
-    length: usize,
-    /// Rows of a panel: parts of a segment of equal depth, rather than whole ones and a short rest.
-    part: usize,
+    parts: Parts,
     columns: usize,
     /// Columns of all panels.
     filled: usize,
@@ -54,24 +147,22 @@ impl Packed {
     /// # Panics
     /// Without [`available`]; a matrix that does not lie within its slice.
     pub(super) fn new(b: Matrix<'_>, (segments, length): (usize, usize), columns: usize) -> Self {
-        let parts = length.div_ceil(DEPTH).max(1);
-        let part = length.div_ceil(parts).max(1);
-        let filled = panels(columns).map(|(_, _, kernel)| kernel.columns).sum::<usize>();
-        let mut data = vec![0f32; segments * parts * part * filled];
-        for_each_chunk(&mut data, (part * filled).max(1), |(i, data)| {
-            let (s, from) = (i / parts, i % parts * part);
-            let depth = part.min(length - from);
-            let mut at = 0;
-            for (j, width, kernel) in panels(columns) {
-                let panel = &mut data[at..at + depth * kernel.columns];
-                pack(panel, b, s * length + from, (j, width, kernel.columns));
-                at += part * kernel.columns;
-            }
-        });
-        Self { data, segments, length, part, columns, filled }
+        Self::with(Kernels::here().expect("panels are available"), b, (segments, length), columns)
     }
 
-    /// c = A B + bias for a few rows of A, in rows of `c_row`: segment s of row r begins with `row(s, r)`.
+    fn with(kernels: &'static Kernels, b: Matrix<'_>, (segments, length): (usize, usize), columns: usize) -> Self {
+        let parts = Parts::new(segments, length);
+        let filled = panels(kernels, columns).map(|(_, _, kernel)| kernel.columns).sum::<usize>();
+        let size = parts.rows() * filled;
+        let mut data = vec![0f32; parts.count() * size];
+        for_each_chunk(&mut data, size.max(1), |(i, data)| {
+            pack_part(data, kernels, b, parts, parts.part(i), columns);
+        });
+        Self { kernels, data, parts, columns, filled }
+    }
+
+    /// c = A B for a few rows of A, in rows of `c_row`: segment s of row r begins with `row(s, r)`. With `padded`, columns
+    /// after the last may be overwritten up to a multiple of eight.
     ///
     /// # Panics
     /// A row that does not lie within its slice.
@@ -79,213 +170,270 @@ impl Packed {
         &self,
         rows: usize,
         row: impl Fn(usize, usize) -> &'a [f32],
-        bias: Option<&[f32]>,
+        padded: bool,
         c: &mut [f32],
         c_row: usize,
     ) {
-        if rows == 0 {
+        let columns = if padded { self.filled } else { self.columns };
+        // SAFETY: c is borrowed mutably.
+        unsafe { self.fill(rows, &row, Start::Zero, Out::new(c, c_row, rows, columns), padded) };
+    }
+
+    /// # Safety
+    /// Nobody else may use the rows of c meanwhile.
+    unsafe fn fill<'a>(
+        &self,
+        rows: usize,
+        row: &impl Fn(usize, usize) -> &'a [f32],
+        start: Start<'_>,
+        c: Out,
+        padded: bool,
+    ) {
+        let mut starts = Starts::default();
+        let size = self.parts.rows() * self.filled;
+        for i in 0..self.parts.count() {
+            let part = self.parts.part(i);
+            starts.set(self.kernels.rows, &self.parts, part, rows, row);
+            let start = if i == 0 { start } else { Start::Add };
+            // SAFETY: the caller's promise.
+            unsafe {
+                rows_times_part(
+                    self.kernels,
+                    &starts,
+                    part,
+                    &self.data[i * size..],
+                    (0, self.columns),
+                    start,
+                    c,
+                    padded,
+                )
+            };
+        }
+    }
+}
+
+/// What the sums of a part are added to.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Start<'a> {
+    /// Nothing.
+    Zero,
+    /// A row, the same for all.
+    Bias(&'a [f32]),
+    /// What is there.
+    Add,
+}
+
+/// Rows of an output that several threads fill, each its own part.
+#[derive(Debug, Clone, Copy)]
+struct Out {
+    data: *mut f32,
+    row: usize,
+}
+
+// SAFETY: who writes through it promises to be alone.
+unsafe impl Send for Out {}
+// SAFETY: as above.
+unsafe impl Sync for Out {}
+
+impl Out {
+    fn new(c: &mut [f32], row: usize, rows: usize, columns: usize) -> Self {
+        let inside = rows == 0 || columns <= row && (rows - 1) * row + columns <= c.len();
+        assert!(inside, "{rows} rows of {columns} outside their slice");
+        Self { data: c.as_mut_ptr(), row }
+    }
+
+    /// # Safety
+    /// So many rows and columns must be there.
+    unsafe fn at(self, row: usize, column: usize) -> *mut f32 {
+        // SAFETY: the caller's promise.
+        unsafe { self.data.add(row * self.row + column) }
+    }
+}
+
+/// Where the segments of a part begin, group of rows by group of rows, segment by segment.
+#[derive(Default)]
+struct Starts {
+    rows: usize,
+    data: Vec<*const f32>,
+}
+
+impl Starts {
+    fn set<'a>(
+        &mut self,
+        group: usize,
+        parts: &Parts,
+        part: Part,
+        rows: usize,
+        row: &impl Fn(usize, usize) -> &'a [f32],
+    ) {
+        // Later pieces of a segment begin where its first did.
+        if part.from > 0 {
             return;
         }
-        let mut starts = vec![std::ptr::null(); rows.next_multiple_of(ROWS)];
-        let mut at = 0;
-        for s in 0..self.segments {
-            for (r, start) in starts.iter_mut().enumerate() {
-                // The last group is filled up with the last row.
-                let row = row(s, r.min(rows - 1));
-                assert!(row.len() >= self.length, "a row outside its slice");
-                *start = row.as_ptr();
-            }
-            for from in (0..self.length).step_by(self.part) {
-                let depth = self.part.min(self.length - from);
-                let mut panel = &self.data[at..at + self.part * self.filled];
-                for (j, width, kernel) in panels(self.columns) {
-                    let bias = bias.map(|bias| &bias[j..j + width]);
-                    let first = s == 0 && from == 0;
-                    // SAFETY: the rows are `length` long, as was just asserted.
-                    unsafe {
-                        rows_times_panel(
-                            kernel,
-                            &starts,
-                            rows,
-                            from,
-                            panel,
-                            depth,
-                            &mut c[j..],
-                            c_row,
-                            width,
-                            first,
-                            bias,
-                        );
-                    }
-                    panel = &panel[self.part * kernel.columns..];
+        self.rows = rows;
+        self.data.clear();
+        for top in (0..rows).step_by(group) {
+            for s in 0..part.count {
+                for r in top..top + group {
+                    // The last group is filled up with the last row.
+                    let row = row(part.segment + s, r.min(rows - 1));
+                    assert!(row.len() >= parts.length, "a row outside its slice");
+                    self.data.push(row.as_ptr());
                 }
-                at += self.part * self.filled;
             }
         }
     }
 }
 
-/// First column, width and kernel of every panel.
-fn panels(columns: usize) -> impl Iterator<Item = (usize, usize, Kernel)> {
-    let mut j = 0;
-    std::iter::from_fn(move || {
-        let kernel = (j < columns).then(Kernel::here)?;
-        let width = kernel.columns.min(columns - j);
-        j += width;
-        Some((j - width, width, kernel))
-    })
-}
+/// Numbers of panels that are multiplied with all rows before the next ones: 256 KiB, which stay in a second-level cache.
+/// (Panel by panel is 2–4 % slower, 384 KiB the same.)
+const CACHED: usize = 64 << 10;
+/// Room for the largest kernel's sums.
+const SUMS: usize = 12 * 32;
+static ZEROS: [f32; 32] = [0.0; 32];
 
-/// c = or += (`first` or not) the product of rows, from an offset on, with a panel.
+/// c = start + the product of rows with a part's panels, for columns `first .. first + columns` of c and of the bias.
 ///
 /// # Safety
-/// The rows must have `from + depth` numbers.
+/// Nobody else may use those columns of c, which must have the rows; the starts must be the part's.
 #[allow(clippy::too_many_arguments)]
-unsafe fn rows_times_panel(
-    kernel: Kernel,
-    starts: &[*const f32],
-    rows: usize,
-    from: usize,
-    panel: &[f32],
-    depth: usize,
-    c: &mut [f32],
-    c_row: usize,
-    width: usize,
-    first: bool,
-    bias: Option<&[f32]>,
+unsafe fn rows_times_part(
+    kernels: &'static Kernels,
+    starts: &Starts,
+    part: Part,
+    mut data: &[f32],
+    (first, columns): (usize, usize),
+    start: Start<'_>,
+    c: Out,
+    padded: bool,
 ) {
-    assert!(panel.len() >= depth * kernel.columns);
-    let mut sums = [0f32; ROWS * COLUMNS];
-    for (g, group) in starts.chunks_exact(kernel.rows).enumerate() {
-        let top = g * kernel.rows;
-        let count = kernel.rows.min(rows.saturating_sub(top));
-        if first && bias.is_none() && width == kernel.columns && count == kernel.rows {
-            let c = &mut c[top * c_row..][..(count - 1) * c_row + width];
-            // SAFETY: as below; so many rows of so many columns lie in c.
-            unsafe { (kernel.run)(group, from, panel, depth, c.as_mut_ptr(), c_row) };
-            continue;
+    let depth = part.count * part.depth;
+    let mut panels = panels(kernels, columns).peekable();
+    while panels.peek().is_some() {
+        // Panels that stay in a second-level cache while all rows pass, the rows of a group in the first level.
+        let (mut some, mut at): (Vec<(usize, usize, &Kernel, &[f32])>, _) = (Vec::new(), 0);
+        while let Some((j, width, kernel)) = panels.next_if(|_| at < CACHED) {
+            let (panel, rest) = data.split_at(depth * kernel.columns);
+            (data, at) = (rest, at + panel.len());
+            some.push((j, width, kernel, panel));
         }
-        // SAFETY: the processor has the kernel's features; the rows are long enough, the panel has `depth` of its own,
-        // and the sums have room for the largest kernel's.
-        unsafe { (kernel.run)(group, from, panel, depth, sums.as_mut_ptr(), kernel.columns) };
-        for (r, sums) in sums.chunks_exact(kernel.columns).take(count).enumerate() {
-            let c = &mut c[(top + r) * c_row..][..width];
-            // Rows of sixteen need no loop.
-            for (i, (c, sums)) in c.chunks_mut(16).zip(sums.chunks_exact(16)).enumerate() {
-                let bias = bias.map(|b| &b[16 * i..][..c.len()]);
-                let whole: Result<&mut [f32; 16], _> = c.as_mut().try_into();
-                match (whole, bias) {
-                    (Ok(c), None) if first => (0..16).for_each(|i| c[i] = sums[i]),
-                    (Ok(c), Some(b)) if first => (0..16).for_each(|i| c[i] = sums[i] + b[i]),
-                    (Ok(c), _) => (0..16).for_each(|i| c[i] += sums[i]),
-                    (Err(_), None) if first => c.iter_mut().zip(sums).for_each(|(c, s)| *c = *s),
-                    (Err(_), Some(b)) if first => c.iter_mut().zip(sums).zip(b).for_each(|((c, s), b)| *c = s + b),
-                    (Err(_), _) => c.iter_mut().zip(sums).for_each(|(c, s)| *c += s),
-                }
-            }
-        }
-    }
-}
-
-/// The rows of b from `first` on, as many as the panel has of `columns` each, and `width` columns from `j` on.
-fn pack(panel: &mut [f32], b: Matrix<'_>, first: usize, (j, width, columns): (usize, usize, usize)) {
-    if b.column == 1 {
-        for (i, row) in panel.chunks_exact_mut(columns).enumerate() {
-            let from = &b.data[(first + i) * b.row + j..][..width];
-            if width == columns {
-                for (to, from) in row.chunks_exact_mut(16).zip(from.chunks_exact(16)) {
-                    (0..16).for_each(|i| to[i] = from[i]);
-                }
-            } else {
-                row.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
-            }
-        }
-        return;
-    }
-    for c in 0..width {
-        let column = &b.data[first * b.row + (j + c) * b.column..];
-        for (to, from) in panel[c..].iter_mut().step_by(columns).zip(column.iter().step_by(b.row)) {
-            *to = *from;
-        }
-    }
-}
-
-/// The innermost product: rows of A, from an offset on, with a panel of a depth, into rows of sums at a distance.
-#[derive(Clone, Copy)]
-struct Kernel {
-    rows: usize,
-    columns: usize,
-    run: unsafe fn(&[*const f32], usize, &[f32], usize, *mut f32, usize),
-}
-
-impl Kernel {
-    /// What suits the processor.
-    ///
-    /// # Panics
-    /// Without [`available`].
-    fn here() -> Self {
-        assert!(available(), "a product by panels without fused multiply-add");
-        #[cfg(target_arch = "x86_64")]
-        return Self { rows: ROWS, columns: COLUMNS, run: x86::avx2 };
-        #[cfg(not(target_arch = "x86_64"))]
-        unreachable!("products by panels without fused multiply-add");
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::{
-        _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_setzero_ps, _mm256_storeu_ps,
-    };
-
-    /// A kernel of two registers to a row: all sums stay in registers.
-    macro_rules! kernel {
-        ($name:ident, $features:literal, $rows:literal, $lanes:literal, $zero:ident, $load:ident, $one:expr, $add:ident, $store:ident) => {
-            #[target_feature(enable = $features)]
-            pub(super) unsafe fn $name(
-                rows: &[*const f32],
-                from: usize,
-                panel: &[f32],
-                depth: usize,
-                out: *mut f32,
-                out_row: usize,
-            ) {
-                // SAFETY: each of the rows has `depth` numbers after `from`, the panel as many rows of two registers
-                // and `out` has room for as many (the caller's promise).
+        for (g, group) in starts.data.chunks_exact(part.count * kernels.rows).enumerate() {
+            let top = g * kernels.rows;
+            let count = kernels.rows.min(starts.rows - top);
+            for &(j, width, kernel, panel) in &some {
+                // SAFETY: the rows are as long as their segments, which `Starts` has asserted; the panel has as many rows
+                // as the part; c has the rows and columns (asserted where `Out` is made).
                 unsafe {
-                    let rows: [*const f32; $rows] = std::array::from_fn(|r| rows[r].add(from));
-                    let mut b = panel.as_ptr();
-                    let mut sums = [[$zero(); 2]; $rows];
-                    for k in 0..depth {
-                        let (b0, b1) = ($load(b), $load(b.add($lanes)));
-                        b = b.add(2 * $lanes);
-                        for r in 0..$rows {
-                            let a = $one(&*rows[r].add(k));
-                            sums[r][0] = $add(a, b0, sums[r][0]);
-                            sums[r][1] = $add(a, b1, sums[r][1]);
+                    let out = c.at(top, first + j);
+                    let start = match start {
+                        Start::Bias(bias) => Start::Bias(&bias[first + j..][..width]),
+                        other => other,
+                    };
+                    let run = |add: *const f32, add_row: usize, out: *mut f32, out_row: usize| {
+                        let (from, depth) = (part.from, part.depth);
+                        (kernel.run)(
+                            group.as_ptr(),
+                            part.count,
+                            from,
+                            depth,
+                            panel.as_ptr(),
+                            add,
+                            add_row,
+                            out,
+                            out_row,
+                        );
+                    };
+                    if count == kernels.rows && (width == kernel.columns || padded) {
+                        match start {
+                            Start::Bias(bias) => run(bias.as_ptr(), 0, out, c.row),
+                            Start::Add => run(out, c.row, out, c.row),
+                            Start::Zero => run(ZEROS.as_ptr(), 0, out, c.row),
+                        }
+                    } else {
+                        let mut sums = [0f32; SUMS];
+                        run(ZEROS.as_ptr(), 0, sums.as_mut_ptr(), kernel.columns);
+                        for (r, sums) in sums.chunks_exact(kernel.columns).take(count).enumerate() {
+                            let c = std::slice::from_raw_parts_mut(out.add(r * c.row), width);
+                            store(c, sums, start);
                         }
                     }
-                    for (r, sums) in sums.iter().enumerate() {
-                        let at = out.add(out_row * r);
-                        $store(at, sums[0]);
-                        $store(at.add($lanes), sums[1]);
-                    }
                 }
             }
-        };
+        }
     }
+}
 
-    kernel!(
-        avx2,
-        "avx2,fma",
-        6,
-        8,
-        _mm256_setzero_ps,
-        _mm256_loadu_ps,
-        _mm256_broadcast_ss,
-        _mm256_fmadd_ps,
-        _mm256_storeu_ps
-    );
+/// A row of a tile that is not whole.
+fn store(c: &mut [f32], sums: &[f32], start: Start<'_>) {
+    match start {
+        Start::Zero => c.iter_mut().zip(sums).for_each(|(c, s)| *c = *s),
+        Start::Bias(bias) => c.iter_mut().zip(sums).zip(bias).for_each(|((c, s), b)| *c = s + b),
+        Start::Add => c.iter_mut().zip(sums).for_each(|(c, s)| *c += s),
+    }
+}
+
+/// c = start + A B in rows of `c_row`, on the threads of the current pool: segment s of row r of A begins with
+/// `row(s, r)`, and B has `segments · length` rows.
+///
+/// # Panics
+/// Without [`available`]; a matrix that does not lie within its slice.
+#[allow(clippy::too_many_arguments)]
+pub(super) fn product<'a>(
+    b: Matrix<'_>,
+    (segments, length): (usize, usize),
+    columns: usize,
+    rows: usize,
+    row: impl Fn(usize, usize) -> &'a [f32] + Sync,
+    start: Start<'_>,
+    c: &mut [f32],
+    c_row: usize,
+) {
+    let c = Out::new(c, c_row, rows, columns);
+    if let Start::Bias(bias) = start {
+        assert!(bias.len() >= columns, "a bias of {} for {columns} columns", bias.len());
+    }
+    let threads = rayon::current_num_threads();
+    let each = |n: usize, work: &(dyn Fn(usize) + Sync)| {
+        if threads > 1 && n > 1 {
+            (0..n).into_par_iter().with_max_len(1).for_each(work);
+        } else {
+            (0..n).for_each(work);
+        }
+    };
+    if rows <= FEW {
+        let kernels = Kernels::here().expect("panels are available");
+        let parts = Parts::new(segments, length);
+        // Two threads share the columns of a narrow matrix, too.
+        let share = columns.div_ceil(threads).next_multiple_of(kernels.columns()).min(SHARE);
+        each(columns.div_ceil(share), &|i| {
+            let (first, mut starts) = (i * share, Starts::default());
+            let width = share.min(columns - first);
+            let filled = width.next_multiple_of(kernels.columns());
+            let mut data = vec![0f32; parts.rows() * filled];
+            let b = Matrix { data: &b.data[first * b.column..], ..b };
+            for i in 0..parts.count() {
+                let part = parts.part(i);
+                pack_part(&mut data, kernels, b, parts, part, width);
+                starts.set(kernels.rows, &parts, part, rows, &row);
+                let start = if i == 0 { start } else { Start::Add };
+                // SAFETY: no other share has these columns.
+                unsafe { rows_times_part(kernels, &starts, part, &data, (first, width), start, c, false) };
+            }
+        });
+        return;
+    }
+    let packed = Packed::new(b, (segments, length), columns);
+    // As many blocks for each thread.
+    let blocks = rows.div_ceil(BLOCK).next_multiple_of(threads);
+    let block = rows.div_ceil(blocks).next_multiple_of(packed.kernels.rows);
+    each(rows.div_ceil(block), &|i| {
+        let (top, count) = (i * block, block.min(rows - i * block));
+        // SAFETY: no other block has these rows.
+        unsafe {
+            let c = Out { data: c.at(top, 0), row: c_row };
+            packed.fill(count, &|s, r| row(s, top + r), start, c, false);
+        }
+    });
 }
 
 #[cfg(test)]
@@ -293,31 +441,76 @@ mod tests {
     use super::*;
     use crate::random::stream;
 
+    /// Whole and partial panels, groups of rows and segments, on every kernel that this processor can run.
+    const SIZES: [(usize, usize, usize, usize); 6] =
+        [(1, 1, 1, 1), (7, 2, 5, 17), (13, 1, 400, 40), (25, 3, 900, 70), (800, 9, 50, 8), (40, 4, 100, 261)];
+
     #[test]
     fn products_agree_with_the_definition() {
-        if !available() {
-            return;
-        }
-        for (m, segments, length, n) in [(1, 1, 1, 1), (7, 2, 5, 17), (13, 1, 400, 40), (25, 3, 900, 70)] {
+        for (m, segments, length, n) in SIZES {
             let k = segments * length;
             let (a, b) = (stream(3, "a", 0).normals(m * k), stream(3, "b", 0).normals(k * n));
             let bias = stream(3, "bias", 0).normals(n);
+            let row = |s: usize, r: usize| &a[r * k + s * length..];
             for transposed in [false, true] {
                 let bm = if transposed { Matrix::rows(&b, k).t() } else { Matrix::rows(&b, n) };
-                let mut c = vec![f32::NAN; m * (n + 2)];
-                let row = |s: usize, r: usize| &a[r * k + s * length..];
-                Packed::new(bm, (segments, length), n).multiply(m, row, Some(&bias), &mut c, n + 2);
-                for i in 0..m {
-                    for j in 0..n {
-                        let term = |l: usize| f64::from(a[i * k + l]) * f64::from(bm.data[l * bm.row + j * bm.column]);
-                        let exact = (0..k).map(term).sum::<f64>() + f64::from(bias[j]);
-                        let size = (k as f64).sqrt();
-                        let error = (f64::from(c[i * (n + 2) + j]) - exact).abs();
-                        assert!(error < 3e-6 * size, "{m}×{k}×{n} {transposed} ({i}, {j}): {error}");
+                let exact = |i: usize, j: usize| -> f64 {
+                    let term = |l: usize| f64::from(a[i * k + l]) * f64::from(bm.data[l * bm.row + j * bm.column]);
+                    (0..k).map(term).sum()
+                };
+                let expected: Vec<f64> = (0..m * n).map(|i| exact(i / n, i % n)).collect();
+                let check = |c: &[f32], c_row: usize, added: &dyn Fn(usize) -> f32, what: &str| {
+                    for (i, expected) in expected.iter().enumerate() {
+                        let found = c[i / n * c_row + i % n] - added(i % n);
+                        let error = (f64::from(found) - expected).abs();
+                        assert!(error < 3e-6 * (k as f64).sqrt(), "{what} {m}×{k}×{n} {transposed} {i}: {error}");
                     }
-                    assert!(c[i * (n + 2) + n].is_nan(), "wrote past a row");
+                };
+                for kernels in Kernels::all() {
+                    let packed = Packed::with(kernels, bm, (segments, length), n);
+                    let mut c = vec![f32::NAN; m * (n + 2)];
+                    packed.multiply(m, row, false, &mut c, n + 2);
+                    check(&c, n + 2, &|_| 0.0, kernels.name);
+                    assert!(c.chunks(n + 2).all(|c| c[n].is_nan() && c[n + 1].is_nan()), "wrote past a row");
+                    let wide = n.next_multiple_of(8);
+                    let mut c = vec![f32::NAN; m * wide];
+                    packed.multiply(m, row, true, &mut c, wide);
+                    check(&c, wide, &|_| 0.0, kernels.name);
+                }
+                if available() {
+                    let mut c = vec![f32::NAN; m * (n + 2)];
+                    product(bm, (segments, length), n, m, row, Start::Bias(&bias), &mut c, n + 2);
+                    check(&c, n + 2, &|j| bias[j], "bias");
+                    product(bm, (segments, length), n, m, row, Start::Zero, &mut c, n + 2);
+                    check(&c, n + 2, &|_| 0.0, "zero");
+                    let mut c = vec![1.5; m * n];
+                    product(bm, (segments, length), n, m, row, Start::Add, &mut c, n);
+                    check(&c, n, &|_| 1.5, "add");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn results_do_not_depend_on_threads() {
+        if !available() {
+            return;
+        }
+        for (m, segments, length, n) in [(100, 3, 200, 300), (900, 9, 70, 41)] {
+            let k = segments * length;
+            let (a, b) = (stream(4, "a", 0).normals(m * k), stream(4, "b", 0).normals(k * n));
+            let found: Vec<Vec<f32>> = [1, 2, 3]
+                .map(|threads| {
+                    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                    let mut c = vec![0f32; m * n];
+                    let row = |s: usize, r: usize| &a[r * k + s * length..];
+                    pool.install(|| {
+                        product(Matrix::rows(&b, n), (segments, length), n, m, row, Start::Zero, &mut c, n)
+                    });
+                    c
+                })
+                .into();
+            assert!(found[0] == found[1] && found[0] == found[2], "{m}×{k}×{n}");
         }
     }
 }

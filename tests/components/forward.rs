@@ -3,6 +3,7 @@
 use crate::support::{golden, relative_error, tensors};
 use candle_core::Tensor;
 use denoscope::diffusion::forward::{Component, Forward};
+use denoscope::diffusion::weights::Kept;
 use denoscope::error::Result;
 use std::collections::HashMap;
 use std::path::Path;
@@ -33,6 +34,8 @@ impl Model {
             component,
             inputs: path,
             out: self.0.path().join("outputs.safetensors"),
+            weights: Kept::F32,
+            vae_tiling: false,
             capture: captures.iter().map(|s| s.parse().unwrap()).collect(),
         }
     }

@@ -1,5 +1,5 @@
 use crate::support::{channels_last, golden, relative_error, tensors};
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use denoscope::diffusion::hook::{Half, Hook, Kind, Site, Visit};
 use denoscope::diffusion::pipeline::{Picture, Pipeline};
 use denoscope::diffusion::scheduler::SchedulerKind;
@@ -155,23 +155,24 @@ fn wrong_requests_are_refused_before_any_work() {
     assert_eq!(model.prompt("a").steps(1).size(8, 12).run().unwrap().image.dimensions(), (12, 8));
 }
 
-/// A copy of the tiny model with one file changed; the message of opening it.
-fn broken(change: impl Fn(&Path)) -> String {
-    let scratch = tempfile::tempdir().unwrap();
-    let source = golden("pipeline/tiny");
-    for entry in std::fs::read_dir(&source).unwrap() {
+/// Copies a folder with all that is in it.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
-        let target = scratch.path().join(path.file_name().unwrap());
-        if path.is_file() {
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
             std::fs::copy(&path, target).unwrap();
-            continue;
-        }
-        std::fs::create_dir(&target).unwrap();
-        for file in std::fs::read_dir(&path).unwrap() {
-            let file = file.unwrap().path();
-            std::fs::copy(&file, target.join(file.file_name().unwrap())).unwrap();
         }
     }
+}
+
+/// A copy of the tiny model with one file changed; the message of opening it.
+fn broken(change: impl FnOnce(&Path)) -> String {
+    let scratch = tempfile::tempdir().unwrap();
+    copy(&golden("pipeline/tiny"), scratch.path());
     change(scratch.path());
     match Pipeline::open(scratch.path().to_str().unwrap()) {
         Ok(_) => String::new(),
@@ -210,6 +211,72 @@ fn missing_truncated_and_unfit_files_are_named() {
     assert!(gone.contains("tokenizer: missing"), "{gone}");
     let nowhere = Pipeline::open("scene-unett").unwrap_err().to_string();
     assert!(nowhere.contains("scene-unett") && nowhere.contains("hub id"), "{nowhere}");
+}
+
+/// The U-Net's tensors after a change.
+fn reweighted(change: impl FnOnce(&mut HashMap<String, Tensor>)) -> String {
+    broken(|f| {
+        let path = f.join("unet/diffusion_pytorch_model.safetensors");
+        let mut unet = tensors(&path);
+        change(&mut unet);
+        candle_core::safetensors::save(&unet, &path).unwrap();
+    })
+}
+
+#[test]
+fn unfit_tensors_are_named_with_their_file() {
+    const NAME: &str = "conv_in.weight";
+    const FILE: &str = "unet/diffusion_pytorch_model.safetensors";
+    let all = |message: &str, parts: &[&str]| assert!(parts.iter().all(|p| message.contains(p)), "{message}");
+    for bad in [f32::NAN, f32::NEG_INFINITY] {
+        let message = reweighted(|unet| {
+            let shape = unet[NAME].shape().clone();
+            let mut values = unet[NAME].flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            values[5] = bad;
+            unet.insert(NAME.into(), Tensor::from_vec(values, shape, &Device::Cpu).unwrap());
+        });
+        all(&message, &[FILE, NAME, "number 5 of", "NaN or infinite"]);
+    }
+    let whole = reweighted(|unet| {
+        let integers = unet[NAME].to_dtype(DType::I64).unwrap();
+        unet.insert(NAME.into(), integers);
+    });
+    all(&whole, &[FILE, NAME, "found type I64", "expected F32"]);
+    let renamed = reweighted(|unet| {
+        let tensor = unet.remove(NAME).unwrap();
+        unet.insert("conv_inn.weight".into(), tensor);
+    });
+    all(&renamed, &["model.safetensors", NAME, "nearest: conv_inn.weight"]);
+    let extra = reweighted(|unet| {
+        let tensor = unet[NAME].clone();
+        unet.insert("conv_inn.weight".into(), tensor);
+    });
+    all(&extra, &[FILE, "1 tensors", "conv_inn.weight", "nearest to the first that it has: conv_in.weight"]);
+}
+
+#[test]
+fn half_precision_opens_and_may_be_kept() {
+    let scratch = tempfile::tempdir().unwrap();
+    let picture = |model: &Pipeline| model.prompt(PROMPTS[0]).steps(3).keep_latents().run().unwrap().latents.unwrap();
+    let full = picture(&tiny());
+    for (dtype, bound) in [(DType::F16, 0.01), (DType::BF16, 0.1)] {
+        copy(&golden("pipeline/tiny"), scratch.path());
+        for part in ["unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model"] {
+            let path = scratch.path().join(format!("{part}.safetensors"));
+            let halves: HashMap<String, Tensor> = tensors(&path)
+                .into_iter()
+                .map(|(name, x)| if x.dtype() == DType::F32 { (name, x.to_dtype(dtype).unwrap()) } else { (name, x) })
+                .collect();
+            candle_core::safetensors::save(&halves, &path).unwrap();
+        }
+        let open = |kept| Pipeline::open_kept_in(scratch.path().to_str().unwrap(), &Device::Cpu, kept).unwrap();
+        let (widened, kept) = (picture(&open(DType::F32)), picture(&open(dtype)));
+        assert_eq!(relative_error(&kept, &widened), 0.0, "{dtype:?} kept and widened");
+        let error = relative_error(&widened, &full);
+        assert!(error > 0.0 && error < bound, "{dtype:?} against full precision: {error}");
+    }
+    let refused = Pipeline::open_kept_in(golden("pipeline/tiny").to_str().unwrap(), &Device::Cpu, DType::F64);
+    assert!(refused.unwrap_err().to_string().contains("f64"));
 }
 
 #[test]

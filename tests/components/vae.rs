@@ -30,6 +30,27 @@ fn agrees_with_diffusers() {
 }
 
 #[test]
+fn tiles_agree_with_diffusers() {
+    let mut vae = open("three_levels");
+    let g = tensors(&golden("vae/three_levels/tiled.safetensors"));
+    let (sample, latents) = (channels_last(&g["sample"]), channels_last(&g["latents"]));
+    let whole = vae.decode(&latents).unwrap();
+    vae.enable_tiling().unwrap();
+    let moments = vae.encode(&sample).unwrap();
+    let decoded = vae.decode(&latents).unwrap();
+    for (what, ours) in [("mean", &moments.mean), ("logvar", &moments.logvar), ("decoded", &decoded)] {
+        let error = relative_error(ours, &channels_last(&g[what]));
+        assert!(error <= 1e-5, "{what}: {error:e}");
+    }
+    assert!(relative_error(&whole, &decoded) > 1e-3, "tiles make no difference");
+    // What is no larger than a tile is done in one piece.
+    let small = latents.narrow(1, 0, 4).unwrap().narrow(2, 0, 4).unwrap().contiguous().unwrap();
+    let tiled = vae.decode(&small).unwrap();
+    vae.disable_tiling();
+    assert_eq!(relative_error(&tiled, &vae.decode(&small).unwrap()), 0.0);
+}
+
+#[test]
 fn wrong_shapes_are_named() {
     let vae = open("three_levels");
     let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();

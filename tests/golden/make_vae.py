@@ -38,3 +38,17 @@ for seed, (name, config) in enumerate(CONFIGS.items()):
                    decoded=vae.decode(latents).sample)
     save_file({k: v.contiguous() for k, v in out.items()}, folder / "golden.safetensors")
     print(name, sum(p.numel() for p in vae.parameters()), {k: tuple(v.shape) for k, v in out.items()})
+
+# Tile by tile: three tiles one way and two the other, the last ones cut off.
+folder = HERE / "three_levels"
+vae = AutoencoderKL.from_pretrained(folder).eval()
+vae.enable_tiling()
+g = torch.Generator().manual_seed(7)
+sample = torch.rand(1, 3, 32, 20, generator=g) * 2 - 1
+latents = torch.randn(1, 5, 5, 8, generator=g)
+with torch.no_grad():
+    posterior = vae.encode(sample).latent_dist
+    out = dict(sample=sample, mean=posterior.mean, logvar=posterior.logvar, latents=latents,
+               decoded=vae.decode(latents).sample)
+save_file({k: v.contiguous() for k, v in out.items()}, folder / "tiled.safetensors")
+print("tiled", {k: tuple(v.shape) for k, v in out.items()})

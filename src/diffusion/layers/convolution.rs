@@ -64,7 +64,7 @@ impl Conv2d {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         if op::fused(x) {
             let convolve = Convolve { k: self.k, stride: self.stride, padding: self.padding };
-            return tape::apply3(&x.contiguous()?, &self.weight, &self.bias, convolve);
+            return tape::apply3(&x.contiguous()?, &op::widened(&self.weight)?, &self.bias, convolve);
         }
         self.composed(x)
     }
@@ -74,7 +74,7 @@ impl Conv2d {
         let k = self.k;
         let (_, _, _, inputs) = x.dims4()?;
         let outputs = self.weight.dim(1)?;
-        let w = self.weight.reshape((k, k, inputs, outputs))?.permute((3, 2, 0, 1))?.contiguous()?;
+        let w = op::widened(&self.weight)?.reshape((k, k, inputs, outputs))?.permute((3, 2, 0, 1))?.contiguous()?;
         let x = x.permute((0, 3, 1, 2))?.contiguous()?;
         let x = x.pad_with_zeros(2, before, after)?.pad_with_zeros(3, before, after)?;
         let y = x.conv2d(&w, 0, self.stride, 1, 1)?;

@@ -3,7 +3,7 @@
 use super::{op, tape};
 use crate::diffusion::weights::{Init, Weights};
 use crate::error::Result;
-use crate::kernels::{Matrix, pointwise, precision, product};
+use crate::kernels::{Matrix, pointwise, precision, product, product_and_bias};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, Layout, Shape, Tensor};
 
 /// A linear layer: `weight[out, in]`, `bias[out]`.
@@ -19,7 +19,7 @@ impl Linear {
     /// # Errors
     /// A missing or misshapen tensor.
     pub fn load(weights: &Weights, inputs: usize, outputs: usize, bias: bool) -> Result<Self> {
-        let weight = weights.get("weight", &[outputs, inputs], Init::FanIn(inputs))?;
+        let weight = weights.matrix("weight", outputs, inputs, Init::FanIn(inputs))?;
         let bias = bias.then(|| weights.get("bias", &[outputs], Init::FanIn(inputs))).transpose()?;
         Ok(Self { weight, bias })
     }
@@ -35,14 +35,15 @@ impl Linear {
     /// # Errors
     /// Of the tensor library.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let weight = op::widened(&self.weight)?;
         if op::fused(x) {
             let x = x.contiguous()?;
             return Ok(match &self.bias {
-                Some(bias) => tape::apply3(&x, &self.weight, bias, Product)?,
-                None => tape::apply2(&x, &self.weight, Product)?,
+                Some(bias) => tape::apply3(&x, &weight, bias, Product)?,
+                None => tape::apply2(&x, &weight, Product)?,
             });
         }
-        composed(x, &self.weight, self.bias.as_ref())
+        composed(x, &weight, self.bias.as_ref())
     }
 }
 
@@ -73,11 +74,11 @@ fn forward(
     let w = op::slice(w, lw)?;
     let rows = x.len() / inputs;
     let mut y = vec![0f32; rows * outputs];
-    if let Some(bias) = bias {
-        y.chunks_exact_mut(outputs).for_each(|row| row.copy_from_slice(bias));
-    }
     let (a, b) = (Matrix::rows(x, inputs), Matrix::rows(w, inputs).t());
-    product(&mut y, outputs, a, b, (rows, inputs, outputs), bias.is_some(), precision());
+    match bias {
+        Some(bias) => product_and_bias(&mut y, a, b, (rows, inputs, outputs), bias, precision()),
+        None => product(&mut y, outputs, a, b, (rows, inputs, outputs), false, precision()),
+    }
     *shape.last_mut().expect("checked above") = outputs;
     op::output(y, shape)
 }

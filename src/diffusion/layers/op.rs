@@ -1,5 +1,7 @@
 //! What the fused CPU operations share: slices out of tensors, tensors out of vectors.
 
+use crate::kernels::half;
+use ::half::slice::HalfFloatSliceExt;
 use candle_core::{CpuStorage, DType, Layout, Result, Shape, Storage, Tensor};
 
 /// Whether an operation on `x` runs fused: f32 on the CPU.
@@ -13,6 +15,26 @@ pub(super) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a 
         Some((from, to)) => Ok(&storage.as_slice::<f32>()?[from..to]),
         None => candle_core::bail!("a fused operation was given a tensor that is not contiguous"),
     }
+}
+
+/// Weights in f32, widened if they are kept in half precision.
+pub(super) fn widened(weight: &Tensor) -> Result<Tensor> {
+    if weight.dtype() == DType::F32 || !weight.device().is_cpu() {
+        return weight.to_dtype(DType::F32);
+    }
+    let weight = weight.contiguous()?;
+    let mut values = vec![0f32; weight.elem_count()];
+    {
+        let (storage, layout) = weight.storage_and_layout();
+        let Storage::Cpu(cpu) = &*storage else { candle_core::bail!("weights that are not on the CPU") };
+        let from = layout.start_offset();
+        match cpu {
+            CpuStorage::BF16(x) => half::from_bf16(x[from..][..values.len()].reinterpret_cast(), &mut values),
+            CpuStorage::F16(x) => half::from_f16(x[from..][..values.len()].reinterpret_cast(), &mut values),
+            _ => candle_core::bail!("weights kept in {:?}", weight.dtype()),
+        }
+    }
+    Tensor::from_vec(values, weight.shape(), weight.device())
 }
 
 /// The result of a forward pass.

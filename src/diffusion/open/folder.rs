@@ -17,6 +17,9 @@ pub struct ModelFolder {
 /// Names that weight files go by, in the order of preference.
 const STEMS: [&str; 4] = ["diffusion_pytorch_model", "model", "diffusion_pytorch_model.fp16", "model.fp16"];
 
+/// What names of pickled weights end in.
+pub(super) const PICKLED: [&str; 4] = ["bin", "ckpt", "pt", "pth"];
+
 impl ModelFolder {
     /// Finds a model by name, path or hub id and reads its index.
     ///
@@ -154,17 +157,22 @@ pub fn component_weights(folder: &Path) -> Result<Vec<PathBuf>> {
     }
     let text = folder.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"text"));
     let wanted = folder.join(format!("{}.safetensors", STEMS[usize::from(text)]));
-    for pickled in ["diffusion_pytorch_model.bin", "pytorch_model.bin", "model.ckpt"] {
-        if folder.join(pickled).is_file() {
-            let problem = format!(
-                "only pickled weights here ({pickled}), which can run code when read; convert them in Python with \
-                 safetensors.torch.save_file(torch.load({pickled:?}, weights_only=True), {:?})",
-                wanted.file_name().unwrap_or_default()
-            );
-            return Err(Error::format(folder, problem));
-        }
-    }
-    Err(Error::format(wanted, "missing"))
+    let mut pickled: Vec<String> = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| Path::new(name).extension().is_some_and(|end| PICKLED.iter().any(|p| end == *p)))
+        .collect();
+    pickled.sort();
+    let Some(first) = pickled.first() else { return Err(Error::format(wanted, "missing")) };
+    let problem = format!(
+        "only pickled weights here ({}), which can run code when read; convert them in Python with \
+         safetensors.torch.save_file(torch.load({first:?}, weights_only=True), {:?}), or open the model there and call \
+         save_pretrained, which writes safetensors",
+        pickled.join(", "),
+        wanted.file_name().unwrap_or_default()
+    );
+    Err(Error::format(folder, problem))
 }
 
 /// The folder of a component, of a model or of any folder that holds the component in its usual subfolder.
@@ -227,6 +235,9 @@ mod tests {
     fn what_is_wrong_with_a_component_is_said() {
         let (_keep, m) = model(&[("vae/diffusion_pytorch_model.bin", "")]);
         assert!(m.weights("vae").unwrap_err().to_string().contains("pickled"));
+        let (_other, sharded) = model(&[("unet/pytorch_model-00001-of-00002.bin", ""), ("unet/b.pth", "")]);
+        let error = sharded.weights("unet").unwrap_err().to_string();
+        assert!(error.contains("(b.pth, pytorch_model-00001-of-00002.bin)") && error.contains("save_file"), "{error}");
         assert!(
             m.weights("unet").unwrap_err().to_string().contains("unet/diffusion_pytorch_model.safetensors: missing")
         );

@@ -1,6 +1,7 @@
 //! Models from the Hugging Face hub, kept in its usual cache.
 
 use super::INDEX;
+use super::folder::PICKLED;
 use crate::error::{Error, Result};
 use hf_hub::api::sync::{ApiBuilder, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
@@ -36,6 +37,24 @@ pub(super) fn parse(name: &str) -> Option<(&str, &str)> {
     (fine(owner) && fine(model) && !revision.is_empty()).then_some((id, revision))
 }
 
+/// Components with weights.
+const COMPONENTS: [&str; 4] = ["unet", "vae", "text_encoder", "transformer"];
+
+/// What is wrong with a repository that has a component's weights only in pickled form.
+fn only_pickled(files: &[String]) -> Option<String> {
+    COMPONENTS.iter().find_map(|component| {
+        let of = |ends: &[&str]| {
+            let inside = files.iter().filter(|f| f.strip_prefix(component).is_some_and(|rest| rest.starts_with('/')));
+            inside.into_iter().find(|f| f.rsplit('.').next().is_some_and(|end| ends.contains(&end)))
+        };
+        let pickled = of(&PICKLED).filter(|_| of(&["safetensors"]).is_none())?;
+        Some(format!(
+            "{component} has only pickled weights there ({pickled}), which can run code when read; open the model in \
+             Python, save it to a folder with save_pretrained, which writes safetensors, and open that folder"
+        ))
+    })
+}
+
 /// Which of a repository's files a pipeline reads: one set of safetensors a component, full precision before half.
 fn needed(files: &[String]) -> Vec<String> {
     let mut chosen: Vec<String> = files
@@ -45,7 +64,7 @@ fn needed(files: &[String]) -> Vec<String> {
         .filter(|f| !f.starts_with("safety_checker/") && !f.starts_with("feature_extractor/"))
         .cloned()
         .collect();
-    for component in ["unet", "vae", "text_encoder", "transformer"] {
+    for component in COMPONENTS {
         let weights: Vec<&String> = files
             .iter()
             .filter(|f| f.strip_prefix(component).is_some_and(|f| f.starts_with('/')) && f.ends_with(".safetensors"))
@@ -100,6 +119,9 @@ fn fetch(repo: &Repo, Layout { marker, needed }: Layout) -> std::result::Result<
     let files: Vec<String> = info.siblings.into_iter().map(|s| s.rfilename).collect();
     if !files.iter().any(|f| f == marker) {
         return Err(format!("the repository has no {marker}"));
+    }
+    if let Some(problem) = only_pickled(&files) {
+        return Err(problem);
     }
     let needed = needed(&files);
     let mut folder = None;
@@ -195,6 +217,14 @@ mod tests {
         ];
         let found = needed_by_network(&files.map(String::from));
         assert_eq!(found, ["config.json", "merges.txt", "model.safetensors", "preprocessor_config.json", "vocab.json"]);
+    }
+
+    #[test]
+    fn a_repository_of_pickles_is_refused() {
+        let files = ["model_index.json", "unet/a.safetensors", "unet/a.bin", "vae/b.bin", "safety_checker/c.bin"];
+        let problem = only_pickled(&files.map(String::from)).unwrap();
+        assert!(problem.contains("vae/b.bin") && problem.contains("save_pretrained"), "{problem}");
+        assert_eq!(only_pickled(&files[..3].iter().map(ToString::to_string).collect::<Vec<_>>()), None);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::Pipeline;
 use crate::diffusion::captions::Precomputed;
 use crate::diffusion::scheduler::SchedulerKind;
+use crate::diffusion::weights::Kept;
 use crate::error::{Error, Result};
 use candle_core::{Device, Tensor};
 use clap::Args;
@@ -44,6 +45,12 @@ pub struct Generate {
     /// Pictures denoised at once.
     #[arg(long, default_value_t = super::request::BATCH)]
     pub batch: usize,
+    /// What the weights are kept in. Everything is computed in f32.
+    #[arg(long, value_enum, default_value_t)]
+    pub weights: Kept,
+    /// Decode pictures tile by tile, as diffusers' enable_vae_tiling does: less memory for large ones.
+    #[arg(long)]
+    pub vae_tiling: bool,
     /// Folder for the pictures, named SEED.png.
     #[arg(long, default_value = ".")]
     pub out: PathBuf,
@@ -55,7 +62,10 @@ impl Generate {
     /// # Errors
     /// Of opening the model, of the settings, or of writing.
     pub fn run(self) -> Result<()> {
-        let model = Pipeline::open(&self.model)?;
+        let mut model = Pipeline::open_kept_in(&self.model, &Device::Cpu, self.weights.dtype())?;
+        if self.vae_tiling {
+            model.vae.enable_tiling()?;
+        }
         let mut generation = model
             .prompt(&self.prompt)
             .negative(&self.negative)

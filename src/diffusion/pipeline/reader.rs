@@ -1,7 +1,7 @@
 //! What reads a pipeline's prompts.
 
 use crate::diffusion::captions::Captions;
-use crate::diffusion::open::ModelFolder;
+use crate::diffusion::open::{ModelFolder, check_memory};
 use crate::diffusion::t5::{T5Config, T5Encoder, T5Tokenizer};
 use crate::diffusion::text::{Encoded, TextConfig, TextEncoder, Tokenizer};
 use crate::diffusion::weights::Weights;
@@ -48,6 +48,7 @@ impl T5Reader {
     /// When it is loaded: tensors that are missing, misshapen or left over.
     pub fn encoder(&self) -> Result<&T5Encoder> {
         if self.encoder.get().is_none() {
+            check_memory("the model's text encoder", &[("text_encoder", &self.weights)])?;
             let encoder = T5Encoder::load(&self.config, &self.weights)?;
             self.weights.finish()?;
             // Another thread may have been faster; its encoder is the same.
@@ -59,13 +60,13 @@ impl T5Reader {
 
 impl Reader {
     /// CLIP from a model's folder.
-    pub(super) fn clip(folder: &ModelFolder, device: &Device) -> Result<Self> {
+    pub(super) fn clip(folder: &ModelFolder, device: &Device, kept: DType) -> Result<Self> {
         folder.component("text_encoder", &["CLIPTextModel"])?;
         let tokenizer_folder = folder.component("tokenizer", &["CLIPTokenizer", "CLIPTokenizerFast"])?;
         let config = TextConfig::read(&mut folder.fields("text_encoder", "config.json")?)?;
         let tokenizer = Tokenizer::open(&tokenizer_folder)?.with_window(config.max_position_embeddings);
         fits(&tokenizer_folder, tokenizer.vocab_size(), config.vocab_size)?;
-        let weights = Weights::open(&folder.weights("text_encoder")?, device, DType::F32)?;
+        let weights = Weights::open(&folder.weights("text_encoder")?, device, kept)?;
         let encoder = TextEncoder::load(&config, &weights)?;
         weights.finish()?;
         Ok(Self::Clip(Box::new(ClipReader { encoder, tokenizer })))
@@ -73,7 +74,7 @@ impl Reader {
 
     /// T5 from a model's folder, if it is there. Configuration, tokenizer and the heads of the weight files are read at
     /// once, the weights themselves later.
-    pub(super) fn t5(folder: &ModelFolder, device: &Device) -> Result<Self> {
+    pub(super) fn t5(folder: &ModelFolder, device: &Device, kept: DType) -> Result<Self> {
         if !folder.has("text_encoder") {
             return Ok(Self::Absent);
         }
@@ -82,7 +83,7 @@ impl Reader {
         let config = T5Config::read(&mut folder.fields("text_encoder", "config.json")?)?;
         let tokenizer = T5Tokenizer::open(&tokenizer_folder)?;
         fits(&tokenizer_folder, tokenizer.vocab_size(), config.vocab_size)?;
-        let weights = Weights::open(&folder.weights("text_encoder")?, device, DType::F32)?;
+        let weights = Weights::open(&folder.weights("text_encoder")?, device, kept)?;
         Ok(Self::T5(Box::new(T5Reader { tokenizer, config, weights, encoder: OnceLock::new() })))
     }
 
