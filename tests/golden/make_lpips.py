@@ -2,16 +2,20 @@
 
 torch==2.5.1 torchvision==0.20.1 lpips==0.1.4, CPU, float32. Run from anywhere: python tests/golden/make_lpips.py
 Weights and pictures are whole numbers hashed or added up, so that the test makes the same ones and none are stored.
+With `--trunk FOLDER` it writes AlexNet there as torchvision's files hold it, as a zip archive and as before PyTorch 1.6
+(490 MB), which `DENOSCOPE_ALEXNET=FOLDER cargo test whole_files -- --ignored` reads.
 `alex.pth` and `LICENSE` are copied from the package (BSD 2-Clause, Richard Zhang and others).
 """
 import json
 import shutil
+import sys
 from importlib.metadata import distribution
 from pathlib import Path
 
 import lpips
 import numpy as np
 import torch
+import torchvision
 
 HERE = Path(__file__).parent / "lpips"
 
@@ -58,6 +62,13 @@ for name, learnt in [("lpips", True), ("baseline", False)]:
         c.weight.data = torch.tensor(formula(2 * i, c.weight.numel(), (6 / fan_in) ** 0.5)).float().view_as(c.weight)
         c.bias.data = torch.tensor(formula(2 * i + 1, c.bias.numel(), 0.1)).float()
     models[name] = model
+if len(sys.argv) > 1 and sys.argv[1] == "--trunk":
+    whole = torchvision.models.alexnet(weights=None)
+    for ours, theirs in zip(convolutions, [m for m in whole.features if isinstance(m, torch.nn.Conv2d)]):
+        theirs.load_state_dict(ours.state_dict())
+    for name, zipped in [("zip.pth", True), ("stream.pth", False)]:
+        torch.save(whole.state_dict(), Path(sys.argv[2]) / name, _use_new_zipfile_serialization=zipped)
+    sys.exit()
 golden = {name: [{"a": a, "b": b, "layers": layers(model, a, b)} for a, b in [(0, 1), (2, 1), (0, 3), (2, 2)]]
           for name, model in models.items()}
 (HERE / "golden.json").write_text(json.dumps(golden, indent=1) + "\n")
