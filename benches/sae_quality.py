@@ -10,6 +10,12 @@ safetensors 0.8.0, numpy < 2.
 
 A training is chaotic: another rounding of one step is another training in the end. How far that alone takes a seed is
 shown by a second dense training, whose batches have the same tokens in reverse order.
+
+256,000 tokens of scene-unet's middle block (800 renders at five steps), d 128, 1024 latents, k 20, 1185 steps of 1024,
+explained variance of held-out tokens, denoscope / dense / dense with batches reversed: seed 0 .9230 / .9231 / .9231, seed
+1 .9244 / .9243 / .9243, seed 2 .9228 / .9225 / .9226; no latent dead in any. Between denoscope and dense there is .0001
+in the mean (deviation .0002). Over seeds one and the same training differs by .002: gaps of that size between trainings
+that start apart say nothing.
 """
 
 import json
