@@ -31,6 +31,7 @@ mod grid;
 mod heat;
 mod histogram;
 mod input;
+pub mod keep;
 mod line;
 mod matrix;
 mod outline;
@@ -69,6 +70,19 @@ pub trait Figure {
     /// # Errors
     /// The reason why not.
     fn check(&self) -> Result<()>;
+
+    /// What a drawn figure is called; `None` for what is not drawn (tables and pages).
+    fn title(&self) -> Option<String> {
+        None
+    }
+
+    /// Saves a drawn figure, as its own `save`; of others nothing.
+    ///
+    /// # Errors
+    /// As its own `save`.
+    fn save_as(&self, _: &std::path::Path) -> Result<()> {
+        Ok(())
+    }
 }
 
 #[cfg(test)]

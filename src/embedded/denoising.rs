@@ -39,7 +39,8 @@ const GAMMA: f64 = 5.0;
 const COVERED: f32 = 2.0;
 /// Weight at the start of the grounding loss, which is about 0.8 then; the squared error is about 0.1.
 const GROUNDING: f64 = 0.03;
-/// Weight at the start of the layout's loss, which is about 9 then and 3 after a thousand steps.
+/// Weight at the start of the layout's loss: from the shipped transformer it is 10.2 then, and 7.0 forty steps later. What a whole
+/// training gains by it has not been measured yet.
 const LAYOUT: f64 = 0.01;
 /// Share of empty captions.
 const EMPTY: f32 = 0.1;

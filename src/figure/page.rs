@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::Figure;
+use super::keep::keep;
 use super::render;
 use crate::error::{Error, Result};
 use crate::html::escape;
@@ -119,6 +120,7 @@ impl Page {
     }
 
     fn note(&mut self, figure: &dyn Figure) {
+        keep(figure);
         if let Err(e) = figure.check() {
             self.problem.get_or_insert(e.to_string());
         }

@@ -7,6 +7,7 @@ use image::{ExtendedColorType, ImageEncoder, RgbImage};
 
 use super::Figure;
 use super::canvas::Canvas;
+use super::keep::keep;
 use crate::error::{Error, Result};
 use crate::html::{display, escape};
 
@@ -61,6 +62,7 @@ pub(crate) fn show(figure: &dyn Figure) {
     if let Err(e) = figure.check() {
         eprintln!("figure: {e}");
     }
+    keep(figure);
     display(&figure.to_html());
 }
 
@@ -162,6 +164,12 @@ macro_rules! shows_itself {
             }
             fn check(&self) -> $crate::Result<()> {
                 self.canvas().map(drop)
+            }
+            fn title(&self) -> Option<String> {
+                Some(self.alt())
+            }
+            fn save_as(&self, path: &std::path::Path) -> $crate::Result<()> {
+                self.save(path)
             }
         }
     };

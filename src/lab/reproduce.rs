@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::{Place, gallery, setup};
 use crate::error::{Error, Result};
+use crate::figure::keep;
 use crate::study::{Claims, Verdict};
 
 /// The program that talks to the kernel.
@@ -122,6 +123,8 @@ pub fn execute(place: &Place, file: &Path, out: &Path, folder: &Path, mode: Mode
         .env("JUPYTER_DATA_DIR", place.jupyter())
         .env("JUPYTER_CONFIG_DIR", place.jupyter().join("config"))
         .env("JUPYTER_RUNTIME_DIR", place.lab.join("runtime"))
+        // Every figure as a file beside the executed notebook.
+        .env(keep::FOLDER, out.with_extension(""))
         .args(mode.quiet.then_some("--quiet"))
         .args(mode.keep_going.then_some("--keep-going"))
         .status()
