@@ -41,7 +41,7 @@ pub struct Progress {
     what: String,
     total: usize,
     start: Instant,
-    first: Option<usize>,
+    first: usize,
     last: Instant,
 }
 
@@ -50,13 +50,18 @@ impl Progress {
     #[must_use]
     pub fn new(what: impl Into<String>, total: usize) -> Self {
         let now = Instant::now();
-        Self { what: what.into(), total, start: now, first: None, last: now }
+        Self { what: what.into(), total, start: now, first: 0, last: now }
+    }
+
+    /// Counts the speed from `done` units on, which were finished before: work that is resumed.
+    #[must_use]
+    pub fn from(mut self, done: usize) -> Self {
+        self.first = done;
+        self
     }
 
     /// `done` units are finished; prints a line if the last one is old enough. `note` adds numbers worth seeing.
     pub fn at(&mut self, done: usize, note: impl std::fmt::Display) {
-        // Work resumed from a checkpoint starts above zero: speed counts from the first call on.
-        let first = *self.first.get_or_insert(done.saturating_sub(1));
         let interval = if PARTS.get() > 0 { INNER } else { INTERVAL };
         if self.last.elapsed() < interval && done < self.total {
             return;
@@ -66,7 +71,7 @@ impl Progress {
         }
         self.last = Instant::now();
         let elapsed = self.start.elapsed().as_secs_f64();
-        let rate = (done - first.min(done)) as f64 / elapsed.max(1e-9);
+        let rate = done.saturating_sub(self.first) as f64 / elapsed.max(1e-9);
         let left = (self.total.saturating_sub(done)) as f64 / rate.max(1e-9);
         eprintln!("{}: {done}/{} · {} elapsed, {} left {note}", self.what, self.total, clock(elapsed), clock(left));
     }

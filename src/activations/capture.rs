@@ -173,7 +173,7 @@ impl<'a> Capture<'a> {
         let total = plan.items.len();
         let mut progress = Progress::new("capture, pictures", total);
         if let Some((_, items)) = writer.missing() {
-            progress.at(items.start, ""); // speed counts from here, also when earlier shards are there already
+            progress = progress.from(items.start);
         }
         while let Some((shard, items)) = writer.missing() {
             let wanted = &plan.items[items.clone()];

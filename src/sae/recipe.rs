@@ -196,7 +196,8 @@ impl Recipe {
     pub(crate) fn run(&self, form: &Form, activations: &Activations) -> Result<Training> {
         let mut training = self.begin(form, activations)?;
         let mut progress =
-            Progress::new(format!("SAE, {} latents", training.trainer.weights.latents), training.steps());
+            Progress::new(format!("SAE, {} latents", training.trainer.weights.latents), training.steps())
+                .from(training.done());
         while training.step()? {
             if let Some(row) = training.history().last() {
                 let Row { loss, explained_variance, l0, dead_share, .. } = row;

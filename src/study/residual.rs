@@ -332,7 +332,7 @@ mod tests {
             ResidualStudy::transfer(&sae, [&a, &b], (1, &pairs[1]), 3).unwrap().strength(Strength::Constant(0.0));
         let prompt = &source.items()[1].prompt;
         let request = || model.prompt(prompt).seed(1).steps(study.steps);
-        assert_eq!(request().with(edit).run().unwrap().image, source.image(1).unwrap());
+        assert!(request().with(edit).run().unwrap().image == request().run().unwrap().image);
         assert!(study.named("side").unwrap_err().to_string().contains("down"));
     }
 

@@ -78,9 +78,9 @@ fn lambda_is_chosen_on_held_out_items() {
     assert!(fit.tried.iter().all(|(_, e)| *e <= fit.explained) && fit.tried.len() == 7);
     assert!(fit.tried[0].1 < fit.explained - 0.1, "{fit:?}");
     // With a tolerance the greatest that is hardly worse.
-    let near = Prediction { tolerance: 0.05, ..options.clone() };
+    let near = Prediction { tolerance: 0.08, ..options.clone() };
     let near = &Predictors::fit(&trajectories, &near).unwrap().fits[0];
-    assert!(near.lambda > fit.lambda && near.explained > fit.explained - 0.05, "{near:?}");
+    assert!(near.lambda > fit.lambda && near.explained > fit.explained - 0.08, "{near:?}");
     let free = Prediction { lambdas: vec![1e-6], ..options };
     let free = &Predictors::fit(&trajectories, &free).unwrap().fits[0];
     assert!(free.explained_in_fit > fit.explained_in_fit);
@@ -154,7 +154,8 @@ fn a_constant_channel_stays_what_it_is() {
         data.extend([v, 5.0, 2.0 * v + 0.1 * random.normal(), 5.0]);
     }
     let trajectories = Trajectories::from_vec((1, 1), 2, 2, data).unwrap();
-    let predictors = Predictors::fit(&trajectories, &Prediction::default()).unwrap();
+    let options = Prediction { tolerance: 0.0, ..Prediction::default() };
+    let predictors = Predictors::fit(&trajectories, &options).unwrap();
     assert_eq!(predictors.deviation[1], 1.0);
     let residuals = predictors.residuals(&trajectories.item(3).unwrap()).unwrap();
     assert!(residuals[1].abs() < 1e-5 && residuals[3].abs() < 1e-5, "{residuals:?}");
