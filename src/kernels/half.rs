@@ -92,8 +92,8 @@ mod tests {
         let all: Vec<u16> = (0..=u16::MAX).collect();
         let mut y = vec![0f32; all.len()];
         from_bf16(&all, &mut y);
-        for (&x, y) in all.iter().zip(&y) {
-            assert_eq!(y.to_bits(), half::bf16::from_bits(x).to_f32().to_bits() | y.to_bits() & 0x40_0000, "{x:#x}");
+        for (&x, y) in all.iter().zip(&y).filter(|(x, _)| half::bf16::from_bits(**x).is_finite()) {
+            assert_eq!(y.to_bits(), half::bf16::from_bits(x).to_f32().to_bits(), "{x:#x}");
         }
         from_f16(&all, &mut y);
         for (&x, y) in all.iter().zip(&y).filter(|(x, _)| half::f16::from_bits(**x).is_finite()) {
