@@ -2,9 +2,9 @@
 //!
 //! The models come from `python tests/golden/full_size.py make FOLDER` (random weights, real configurations):
 //!
-//! `cargo bench --bench against_diffusers -- FOLDER PYTHON [CASE…]`
+//! `cargo bench --profile dev --bench against_diffusers -- FOLDER PYTHON [CASE…]`
 //!
-//! Both sides compute on two threads; beside the time stands that of the processor, which hardly depends on what else
+//! A case takes one to three minutes on two quiet cores, and every round is told on standard error as it ends. Both sides compute on two threads; beside the time stands that of the processor, which hardly depends on what else
 //! runs on the machine. What is recorded so far is in `benches/full_size.md`.
 
 use candle_core::{DType, Device, Tensor};
@@ -75,6 +75,10 @@ fn compare(root: &Path, python: &str, case: &str) -> Result<()> {
         let found = [start.elapsed().as_secs_f64(), processor_time()? - used];
         let expected = theirs()?;
         let ratios = [found[0] / expected[0], found[1] / expected[1]];
+        eprintln!(
+            "{case}: {:.2} s, diffusers {:.2} s; processor {:.2} s, diffusers {:.2} s",
+            found[0], expected[0], found[1], expected[1]
+        );
         for (times, time) in times.iter_mut().zip([found, expected, ratios].concat()) {
             times.push(time);
         }

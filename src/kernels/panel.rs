@@ -2,7 +2,7 @@
 //!
 //! Twelve rows of two 512-bit registers, or six rows of two 256-bit ones, keep as many sums as fused multiply-adds are
 //! under way, and read each number of B once for all rows. On a Zen 4, whose units for 512 bits are two of 256, both
-//! come to 95–98 % of what its multipliers give (GFLOP/s, one thread, from the caches: 113 and 109 of 117).
+//! come to 93–97 % of what its multipliers give (GFLOP/s, one thread, from the caches: 113 and 109 of 117).
 
 /// c = add + A B: segments of A that begin at pointers (a group of rows for each segment) plus an offset, of this depth
 /// each, with a panel; rows of `add` and of c at distances (0: the same row for all).
@@ -83,6 +83,7 @@ mod x86 {
         ($name:ident, $features:literal, [$($row:literal)*] by $registers:literal of $lanes:literal,
          $zero:expr, $load:expr, $one:expr, $fused:expr, $sum:expr, $store:expr) => {
             #[target_feature(enable = $features)]
+            #[allow(clippy::too_many_arguments, clippy::needless_range_loop)]
             unsafe fn $name(
                 starts: *const *const f32,
                 segments: usize,

@@ -5,8 +5,7 @@
 //! made of k·k pixels, each contiguous, its segments. What is summed in which order depends on the shapes alone, never
 //! on how rows and columns are shared out among threads.
 //!
-//! Rates of one thread on a Zen 4 (GFLOP/s; 117 is what its multipliers give), 3×3 convolutions of two items, against
-//! products over gathered blocks: see `benches/full_size.md`.
+//! What it gains over products of gathered blocks stands in `benches/full_size.md`.
 
 use super::panel::{Kernel, Kernels};
 use super::product::{Matrix, for_each_chunk};

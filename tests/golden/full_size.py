@@ -4,7 +4,7 @@ Needs Python 3.11+, torch==2.5.1, diffusers==0.32.2, safetensors, numpy (CPU), 1
 
     python tests/golden/full_size.py make FOLDER             # the components with random weights, inputs, outputs
     python tests/golden/full_size.py check FOLDER DENOSCOPE  # `denoscope forward` on the same inputs: a Markdown table
-    cargo bench --bench against_diffusers -- FOLDER python   # times in turn, in one run; starts `serve` by itself
+    cargo bench --profile dev --bench against_diffusers -- FOLDER python   # times in turn, in one run; starts `serve`
 
 FOLDER/NAME/{unet,vae,transformer} are laid out as diffusers saves them, beside them NAME-CASE.inputs.safetensors and
 NAME-CASE.outputs.safetensors. Weights are PyTorch's default initialisation; no published weights are needed.
