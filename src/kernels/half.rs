@@ -109,7 +109,8 @@ mod tests {
             let mut x = vec![1.5f32; n];
             x[at] = if at % 2 == 0 { f32::NAN } else { f32::NEG_INFINITY };
             let words = |x: &[f32], to: fn(f32) -> Vec<u8>| -> Vec<u8> { x.iter().flat_map(|&x| to(x)).collect() };
-            let types: [(Float, fn(f32) -> Vec<u8>); 4] = [
+            type Bytes = fn(f32) -> Vec<u8>;
+            let types: [(Float, Bytes); 4] = [
                 (Float::F32, |x| x.to_le_bytes().to_vec()),
                 (Float::F64, |x| f64::from(x).to_le_bytes().to_vec()),
                 (Float::F16, |x| half::f16::from_f32(x).to_le_bytes().to_vec()),

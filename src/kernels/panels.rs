@@ -310,7 +310,7 @@ unsafe fn rows_times_part(
     let mut panels = panels(kernels, columns).peekable();
     while panels.peek().is_some() {
         // Panels that stay in a second-level cache while all rows pass, the rows of a group in the first level.
-        let (mut some, mut at): (Vec<(usize, usize, &Kernel, &[f32])>, _) = (Vec::new(), 0);
+        let (mut some, mut at) = (Vec::new(), 0);
         while let Some((j, width, kernel)) = panels.next_if(|_| at < CACHED) {
             let (panel, rest) = data.split_at(depth * kernel.columns);
             (data, at) = (rest, at + panel.len());

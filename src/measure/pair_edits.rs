@@ -28,6 +28,9 @@ const BATCH: usize = 16;
 /// Longer sides in pixels from which on an object is large: between the world's small (16–20) and large (26–30) ones.
 const LARGE: usize = 23;
 
+/// The edits of a pair: of one place, or of several. The number counts pairs.
+pub type MakeEdits<'a> = &'a dyn Fn(usize, &ScenePair) -> Result<Vec<Box<dyn Edit>>>;
+
 /// The pictures of one pair.
 #[derive(Debug, Clone)]
 pub struct PairOutcome {
@@ -134,7 +137,7 @@ impl PairEdits {
         pairs: &[ScenePair],
         stored: [&[RgbImage]; 2],
         seeds: &[u64],
-        edits: &dyn Fn(usize, &ScenePair) -> Result<Vec<Box<dyn Edit>>>,
+        edits: MakeEdits<'_>,
     ) -> Result<Self> {
         let counts = [("pictures of sources", stored[0].len()), ("pictures of targets", stored[1].len())];
         for (what, n) in counts.into_iter().chain([("seeds of pairs", seeds.len())]) {

@@ -64,7 +64,7 @@ pub enum Code {
     /// One for every step.
     Static(Vec<Sae>),
     /// For all steps.
-    Tide(TideSae),
+    Tide(Box<TideSae>),
     /// Of trajectories.
     Residual(TrajectorySae),
 }
@@ -298,7 +298,7 @@ impl Methods {
             }
             Method::Tide => {
                 let recipe = Tide::new(Self::EXPANSION * steps, Self::K).epochs(epochs);
-                Code::Tide(recipe.run(&folder).train(of)?.sae)
+                Code::Tide(Box::new(recipe.run(&folder).train(of)?.sae))
             }
             Method::Residual => {
                 // The rate is that of the residual study.

@@ -89,7 +89,7 @@ mod tests {
             // A file system without such files.
             return;
         }
-        let open = |kept| Weights::open(&[path.clone()], &Device::Cpu, kept).unwrap();
+        let open = |kept| Weights::open(std::slice::from_ref(&path), &Device::Cpu, kept).unwrap();
         assert_eq!(open(DType::F32).size(), 2 * bytes);
         assert_eq!(open(DType::BF16).size(), bytes);
         if cfg!(target_os = "linux") {
