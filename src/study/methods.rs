@@ -9,7 +9,7 @@
 //! All have as many features in all, k of which fire on a token over its T steps, and see every token as often. The
 //! pictures are renders with noise (TIDE's algorithm 1), so that what they show is known exactly.
 
-use super::residual::{ResidualStudy, touched};
+use super::residual::{ResidualStudy, both_prompts, touched};
 use super::scale::Scale;
 use crate::activations::{Capture, Store, Trajectories};
 use crate::concepts::{Dictionary, LabelledMask, Labelling, Vocabulary, truth};
@@ -264,11 +264,7 @@ impl Methods {
     /// # Errors
     /// As [`Capture::run`].
     pub fn pairs(&self, model: &Pipeline, pairs: &[ScenePair]) -> Result<[Store; 2]> {
-        let run = |which: usize, name: &str| {
-            let prompts: Vec<String> = pairs.iter().map(|p| p.captions()[which].text.clone()).collect();
-            self.at(model).prompts(&prompts).run(self.folder.join(name))
-        };
-        Ok([run(0, "pairs-source")?, run(1, "pairs-target")?])
+        both_prompts(&self.at(model), pairs, &self.folder)
     }
 
     /// The trajectories of a store.

@@ -238,16 +238,8 @@ impl ResidualStudy {
     /// # Errors
     /// As [`Capture::run`].
     pub fn pairs(&self, model: &Pipeline, pairs: &[ScenePair]) -> Result<[Store; 2]> {
-        let run = |which: usize, name: &str| {
-            let prompts: Vec<String> = pairs.iter().map(|p| p.captions()[which].text.clone()).collect();
-            Capture::new(model)
-                .residuals([self.block().module])
-                .stages(self.times())
-                .prompts(&prompts)
-                .steps(self.steps)
-                .run(self.folder.join(name))
-        };
-        Ok([run(0, "pairs-source")?, run(1, "pairs-target")?])
+        let capture = Capture::new(model).residuals([self.block().module]).stages(self.times()).steps(self.steps);
+        both_prompts(&capture, pairs, &self.folder)
     }
 
     /// The transfer that turns picture `i` of `source` into that of `target`: features that the target has more of, over
@@ -280,6 +272,15 @@ impl ResidualStudy {
             println!("cost    {:.2} TB of activations", self.pictures as f64 * 576.0 * 1280.0 * 2.0 * 5.0 / 1e12);
         }
     }
+}
+
+/// What `capture` keeps of the sources and of the targets of pairs, generated from the same noise.
+pub(super) fn both_prompts(capture: &Capture<'_>, pairs: &[ScenePair], folder: &Path) -> Result<[Store; 2]> {
+    let run = |which: usize, name: &str| {
+        let prompts: Vec<String> = pairs.iter().map(|p| p.captions()[which].text.clone()).collect();
+        capture.clone().prompts(&prompts).run(folder.join(name))
+    };
+    Ok([run(0, "pairs-source")?, run(1, "pairs-target")?])
 }
 
 /// The cells of a grid of which masks cover a quarter or more; all, where that is none.
