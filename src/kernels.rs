@@ -14,6 +14,7 @@ pub(crate) mod eigen;
 pub(crate) mod gathered;
 pub mod half;
 pub mod normalisation;
+mod pairs;
 mod panel;
 mod panels;
 pub mod pointwise;

@@ -35,6 +35,9 @@ use std::path::Path;
 const BATCH: usize = 32;
 /// γ of the loss weights.
 const GAMMA: f64 = 5.0;
+/// Least weight of the predicted picture's error. Where nearly all is noise an error of noise says next to nothing about
+/// the picture (SNR .005 at the last step), and that is where it is decided what goes where.
+const FLOOR: f64 = 0.25;
 /// Weight at the start of what an object covers, beyond that of the backdrop.
 const COVERED: f32 = 2.0;
 /// Weight at the start of the grounding loss, which is about 0.8 then; the squared error is about 0.1.
@@ -130,7 +133,7 @@ impl Scenes {
             noisy.extend(self.latents.of(index).iter().zip(&epsilon).map(|(x, e)| keep * x + add * e));
             noise.extend(epsilon);
             times.push(t as f32);
-            let weight = self.noise.weight(t, GAMMA) as f32;
+            let weight = self.noise.weight(t, GAMMA, FLOOR) as f32;
             weights.extend(self.covers.any(index).into_iter().map(|c| weight * (1.0 + help as f32 * COVERED * c)));
             let scene = Scene::sample(Split::Train, index as u64);
             let caption = phrase(&scene, s);

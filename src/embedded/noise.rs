@@ -39,11 +39,12 @@ impl NoiseSchedule {
         (self.kept[t].sqrt() as f32, (1.0 - self.kept[t]).sqrt() as f32)
     }
 
-    /// min(SNR, γ)/SNR with SNR = ᾱₜ/(1 − ᾱₜ): the weight of a noise prediction's squared error (Hang et al. 2023).
+    /// max(min(SNR, γ), floor)/SNR with SNR = ᾱₜ/(1 − ᾱₜ): the weight of a noise prediction's squared error (Hang et al.
+    /// 2023), with a least weight of the predicted picture's (truncated SNR, Salimans & Ho 2022).
     #[must_use]
-    pub fn weight(&self, t: usize, gamma: f64) -> f64 {
+    pub fn weight(&self, t: usize, gamma: f64, floor: f64) -> f64 {
         let snr = self.kept[t] / (1.0 - self.kept[t]);
-        snr.min(gamma) / snr
+        snr.min(gamma).max(floor) / snr
     }
 }
 
@@ -57,7 +58,9 @@ mod tests {
         let schedule = NoiseSchedule::default();
         assert!((schedule.kept(0) - 0.99915).abs() < 1e-6);
         assert!((schedule.kept(999) - 0.00466).abs() < 1e-5, "{}", schedule.kept(999));
-        assert!((schedule.weight(999, 5.0) - 1.0).abs() < 1e-12);
-        assert!(schedule.weight(0, 5.0) < 0.01);
+        assert!((schedule.weight(999, 5.0, 0.0) - 1.0).abs() < 1e-12);
+        assert!(schedule.weight(0, 5.0, 0.0) < 0.01);
+        let snr = 0.00466 / (1.0 - 0.00466);
+        assert!((schedule.weight(999, 5.0, 0.25) * snr - 0.25).abs() < 1e-3);
     }
 }

@@ -12,8 +12,9 @@ pub enum Precision {
     /// f32 operands and sums.
     #[default]
     Full,
-    /// bf16 operands with f32 sums where the processor has matrix tiles, [`Precision::Full`] elsewhere. For training:
-    /// on one core of a Sapphire Rapids server the tiles give over six times the rate of f32 products.
+    /// bf16 operands with f32 sums where the processor has matrix tiles or products of pairs, [`Precision::Full`]
+    /// elsewhere. For training: on one core of a Sapphire Rapids server the tiles give over six times the rate of f32
+    /// products.
     Mixed,
 }
 

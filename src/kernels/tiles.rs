@@ -1,9 +1,10 @@
-//! Products of bf16 operands with f32 sums on the matrix tiles (AMX) of recent server processors.
+//! Products of bf16 operands with f32 sums on the matrix tiles (AMX) of recent server processors, or by [pairs].
 //!
 //! Operands are packed: A in panels of 32 rows, `[k/32][32 rows][32]`; B in panels of 32 columns,
 //! `[k/2][32 columns][2]`. Both are padded with zeros. One call multiplies a panel of A with a panel of B into a
 //! 32×32 block.
 
+use super::pairs;
 use super::wide::wide;
 
 /// Rows of a panel of A, columns of a panel of B.
@@ -11,9 +12,14 @@ pub const PANEL: usize = 32;
 /// Depth of one tile product.
 pub const DEPTH: usize = 32;
 
+/// Whether this machine has the tiles, or in their place products of [pairs].
+pub fn available() -> bool {
+    amx() || pairs::available()
+}
+
 /// Whether this machine has the tiles and the system lets this process use them.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-pub fn available() -> bool {
+fn amx() -> bool {
     use std::sync::OnceLock;
     static AVAILABLE: OnceLock<bool> = OnceLock::new();
     *AVAILABLE.get_or_init(|| {
@@ -26,7 +32,7 @@ pub fn available() -> bool {
 
 /// Whether this machine has the tiles.
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
-pub fn available() -> bool {
+fn amx() -> bool {
     false
 }
 
@@ -50,84 +56,89 @@ fn permitted() -> bool {
     result == 0
 }
 
-/// The tile registers, configured for 16 rows of 64 bytes each while this value lives.
-pub struct Tiles(());
+/// What multiplies panels: the tile registers, configured for 16 rows of 64 bytes each while this value lives, or pairs.
+pub struct Tiles {
+    registers: bool,
+}
 
 impl Tiles {
-    /// Configures this thread's tiles; only after [`available`] said yes.
-    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    /// Configures this thread's tiles, if the machine has them; only after [`available`] said yes.
     pub fn configure() -> Self {
-        #[repr(C, align(64))]
-        struct Config([u8; 64]);
-        let mut config = Config([0; 64]);
-        config.0[0] = 1;
-        for tile in 0..8 {
-            config.0[16 + 2 * tile] = 64;
-            config.0[48 + tile] = 16;
+        let registers = amx();
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        if registers {
+            #[repr(C, align(64))]
+            struct Config([u8; 64]);
+            let mut config = Config([0; 64]);
+            config.0[0] = 1;
+            for tile in 0..8 {
+                config.0[16 + 2 * tile] = 64;
+                config.0[48 + tile] = 16;
+            }
+            // SAFETY: a valid palette-1 configuration on a machine that has tiles.
+            unsafe { std::arch::asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack, readonly)) };
         }
-        // SAFETY: a valid palette-1 configuration on a machine that has tiles.
-        unsafe { std::arch::asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack, readonly)) };
-        Tiles(())
-    }
-
-    /// Never called on machines without tiles.
-    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
-    pub fn configure() -> Self {
-        Tiles(())
+        Tiles { registers }
     }
 
     /// block[32×32] = A panel · B panel over `depth` (a multiple of 32).
-    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     pub fn multiply(&self, a: &[u16], b: &[u16], depth: usize, block: &mut Block) {
-        assert!(depth > 0 && depth.is_multiple_of(DEPTH) && a.len() >= PANEL * depth && b.len() >= PANEL * depth);
-        // SAFETY: each iteration reads 2048 bytes of a and of b and advances both by as much, depth/32 times, which
-        // the assertion bounds; the block is 4096 bytes.
-        unsafe {
-            std::arch::asm!(
-                "tilezero tmm0",
-                "tilezero tmm1",
-                "tilezero tmm2",
-                "tilezero tmm3",
-                "2:",
-                "tileloadd tmm4, [{a} + {sa}*1]",
-                "tileloadd tmm6, [{b} + {sb}*1]",
-                "tileloadd tmm7, [{b} + {sb}*1 + 64]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloadd tmm5, [{a} + {sa}*1 + 1024]",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                "add {a}, 2048",
-                "add {b}, 2048",
-                "dec {n}",
-                "jnz 2b",
-                "tilestored [{c} + {sb}*1], tmm0",
-                "tilestored [{c} + {sb}*1 + 64], tmm1",
-                "tilestored [{c} + {sb}*1 + 2048], tmm2",
-                "tilestored [{c} + {sb}*1 + 2112], tmm3",
-                a = inout(reg) a.as_ptr() => _,
-                b = inout(reg) b.as_ptr() => _,
-                n = inout(reg) depth / DEPTH => _,
-                c = in(reg) block.0.as_mut_ptr(),
-                sa = in(reg) 64_usize,
-                sb = in(reg) 128_usize,
-                options(nostack),
-            );
-        }
+        if self.registers { by_tiles(a, b, depth, block) } else { pairs::multiply(a, b, depth, block) }
     }
+}
 
-    /// Never called on machines without tiles.
-    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
-    pub fn multiply(&self, _a: &[u16], _b: &[u16], _depth: usize, _block: &mut Block) {
-        unreachable!("tiles::available() said no");
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn by_tiles(a: &[u16], b: &[u16], depth: usize, block: &mut Block) {
+    assert!(depth > 0 && depth.is_multiple_of(DEPTH) && a.len() >= PANEL * depth && b.len() >= PANEL * depth);
+    // SAFETY: each iteration reads 2048 bytes of a and of b and advances both by as much, depth/32 times, which the
+    // assertion bounds; the block is 4096 bytes; the tiles are configured.
+    unsafe {
+        std::arch::asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            "2:",
+            "tileloadd tmm4, [{a} + {sa}*1]",
+            "tileloadd tmm6, [{b} + {sb}*1]",
+            "tileloadd tmm7, [{b} + {sb}*1 + 64]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tileloadd tmm5, [{a} + {sa}*1 + 1024]",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "add {a}, 2048",
+            "add {b}, 2048",
+            "dec {n}",
+            "jnz 2b",
+            "tilestored [{c} + {sb}*1], tmm0",
+            "tilestored [{c} + {sb}*1 + 64], tmm1",
+            "tilestored [{c} + {sb}*1 + 2048], tmm2",
+            "tilestored [{c} + {sb}*1 + 2112], tmm3",
+            a = inout(reg) a.as_ptr() => _,
+            b = inout(reg) b.as_ptr() => _,
+            n = inout(reg) depth / DEPTH => _,
+            c = in(reg) block.0.as_mut_ptr(),
+            sa = in(reg) 64_usize,
+            sb = in(reg) 128_usize,
+            options(nostack),
+        );
     }
+}
+
+/// Never called on machines without tiles.
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+fn by_tiles(_a: &[u16], _b: &[u16], _depth: usize, _block: &mut Block) {
+    unreachable!("there are no tiles");
 }
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 impl Drop for Tiles {
     fn drop(&mut self) {
-        // SAFETY: returns the tiles to their initial state; nothing else on this thread uses them.
-        unsafe { std::arch::asm!("tilerelease", options(nostack)) };
+        if self.registers {
+            // SAFETY: returns the tiles to their initial state; nothing else on this thread uses them.
+            unsafe { std::arch::asm!("tilerelease", options(nostack)) };
+        }
     }
 }
 
