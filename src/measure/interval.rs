@@ -1,5 +1,6 @@
 //! Intervals around measured shares and means: Wilson's score interval and the seeded percentile bootstrap.
 
+use crate::error::{Error, Result};
 use crate::random::stream;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -102,6 +103,33 @@ pub fn mean(values: &[f64], seed: u64) -> Interval {
     bootstrap(values.len(), seed, &|pick| pick.iter().map(|&i| values[i]).sum::<f64>() / pick.len() as f64)
 }
 
+/// 95 % bootstrap interval of mean(aᵢ − bᵢ): how far two settings differ on the same trials. What trials have in common
+/// (an easy prompt, a lucky seed) falls out, so that it is narrower than the intervals of a and b suggest.
+///
+/// # Errors
+/// Different numbers of trials.
+pub fn difference(a: &[f64], b: &[f64]) -> Result<Interval> {
+    paired(a.len(), b.len())?;
+    Ok(mean(&a.iter().zip(b).map(|(a, b)| a - b).collect::<Vec<_>>(), 0))
+}
+
+/// Refuses to pair different numbers of trials.
+pub(super) fn paired(found: usize, expected: usize) -> Result<()> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(Error::Shape {
+        what: "trials that are compared one by one".into(),
+        found: vec![found],
+        expected: vec![expected],
+    })
+}
+
+/// 1 for what is so, 0 for what is not: shares as means.
+pub(super) fn ones(of: impl IntoIterator<Item = bool>) -> Vec<f64> {
+    of.into_iter().map(|b| f64::from(u8::from(b))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,6 +156,18 @@ mod tests {
         assert!(i.contains(i.value) && i.contains(3.0), "{i}");
         assert_eq!(i, mean(&values, 1));
         assert_ne!(i, mean(&values, 2));
+    }
+
+    #[test]
+    fn what_trials_share_falls_out_of_a_difference() {
+        let shared = stream(6, "shared", 0).normals(100);
+        let a: Vec<f64> = shared.iter().map(|&v| f64::from(v) + 0.1).collect();
+        let b: Vec<f64> = shared.iter().map(|&v| f64::from(v)).collect();
+        let (i, j) = (mean(&a, 0), mean(&b, 0));
+        assert!(i.low < j.high, "apart by themselves");
+        let d = difference(&a, &b).unwrap();
+        assert!((d.value - 0.1).abs() < 1e-9 && d.low > 0.09, "{d}");
+        assert!(difference(&a, &b[1..]).unwrap_err().to_string().contains("99"));
     }
 
     #[test]

@@ -12,7 +12,7 @@
 
 use super::annotate::{Annotation, Annotator};
 use super::generate::{Generate, pictures};
-use super::interval::{Interval, bootstrap, mean, wilson};
+use super::interval::{Interval, bootstrap, difference, mean, ones, paired, wilson};
 use super::judge::judge;
 use super::perceptual::Perceptual;
 use super::similarity::Similarity;
@@ -124,6 +124,26 @@ pub struct Scored {
     pub distance: Interval,
     /// Gain over distance.
     pub efficiency: Interval,
+    /// Gain and distance, pair by pair.
+    pub each: Vec<[f64; 2]>,
+}
+
+impl Scored {
+    /// How much more efficient than `other` edits of the same pairs, with an interval over pairs that both share.
+    ///
+    /// # Errors
+    /// Another number of pairs.
+    pub fn over(&self, other: &Self) -> Result<Interval> {
+        paired(self.each.len(), other.each.len())?;
+        let of = |each: &[[f64; 2]], pick: &[usize]| ratio(pick.iter().map(|&i| each[i]));
+        Ok(bootstrap(self.each.len(), 0, &|pick| of(&self.each, pick) - of(&other.each, pick)))
+    }
+}
+
+/// Σ gains / Σ distances.
+fn ratio(each: impl Iterator<Item = [f64; 2]>) -> f64 {
+    let [gain, far] = each.fold([0.0; 2], |sum, x| [sum[0] + x[0], sum[1] + x[1]]);
+    gain / far
 }
 
 impl PairEdits {
@@ -190,13 +210,14 @@ impl PairEdits {
         let after = hundred(similarity.paired(&own, &texts)?);
         let far = distance.distances(&source, &own)?;
         let gains: Vec<f64> = after.iter().zip(&before).map(|(a, b)| a - b).collect();
-        let sum = |of: &[f64], pick: &[usize]| pick.iter().map(|&i| of[i]).sum::<f64>();
+        let each: Vec<[f64; 2]> = gains.iter().zip(&far).map(|(gain, far)| [*gain, *far]).collect();
         Ok(Scored {
             source: mean(&before, 0),
             similarity: mean(&after, 0),
             gain: mean(&gains, 0),
             distance: mean(&far, 0),
-            efficiency: bootstrap(gains.len(), 0, &|pick| sum(&gains, pick) / sum(&far, pick)),
+            efficiency: bootstrap(each.len(), 0, &|pick| ratio(pick.iter().map(|&i| each[i]))),
+            each,
         })
     }
 
@@ -208,6 +229,18 @@ impl PairEdits {
         let found = annotator.annotate(&self.all(which))?;
         let right = self.outcomes.iter().zip(&found).filter(|(o, a)| o.shown(a)).count();
         Ok(wilson(right, self.outcomes.len()))
+    }
+
+    /// How many more of one kind of picture than of another show the change, with a paired interval.
+    ///
+    /// # Errors
+    /// A picture that the annotator cannot judge.
+    pub fn shown_over(&self, which: Which, other: Which, annotator: &dyn Annotator) -> Result<Interval> {
+        let shows = |which| -> Result<Vec<f64>> {
+            let found = annotator.annotate(&self.all(which))?;
+            Ok(ones(self.outcomes.iter().zip(&found).map(|(o, a)| o.shown(a))))
+        };
+        difference(&shows(which)?, &shows(other)?)
     }
 }
 
@@ -231,6 +264,7 @@ mod tests {
             assert_eq!(of.outcomes.len(), 6);
             assert_eq!(of.shown(Which::Edited, &exact).unwrap().value, 1.0, "{change}");
             assert_eq!(of.shown(Which::Control, &exact).unwrap().value, 0.0, "{change}");
+            assert_eq!(of.shown_over(Which::Edited, Which::Control, &exact).unwrap().low, 1.0, "{change}");
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use super::annotate::Annotator;
 use super::generate::{Generate, Remembering, pictures};
-use super::interval::{Interval, wilson};
+use super::interval::{Interval, difference, ones, wilson};
 use super::segmentation::{Point, centre_of_mass};
 use crate::diffusion::hook::Hook;
 use crate::error::Result;
@@ -145,6 +145,15 @@ impl SpatialSuccess {
         wilson(elsewhere.iter().filter(|o| o.success()).count(), elsewhere.len())
     }
 
+    /// How many more pictures succeed than with `other` edits of the same trials, with a paired interval.
+    ///
+    /// # Errors
+    /// Other trials.
+    pub fn over(&self, other: &Self) -> Result<Interval> {
+        let [own, other] = [self, other].map(|s| ones(s.outcomes.iter().map(Outcome::success)));
+        difference(&own, &other)
+    }
+
     /// The edit's share for one object.
     #[must_use]
     pub fn of(&self, class: Class) -> Interval {
@@ -229,6 +238,7 @@ mod tests {
         let edit = |_: &Trial| Ok(Spatial::new(&sae, [0]).strength(Strength::Constant(2.0)));
         let found = SpatialSuccess::run(&mut ByFunction(toy), &Exact::new(&scenes), &trials, &edit).unwrap();
         assert_eq!(found.outcomes.len(), 24);
+        assert_eq!(found.over(&found).unwrap().value, 0.0);
         // 2 of 3 seeds follow the edit to three quadrants; in the fourth the object is anyway.
         assert!((found.edited().value - 18.0 / 24.0).abs() < 1e-12, "{}", found.edited());
         assert_eq!(found.unedited().value, 0.25);

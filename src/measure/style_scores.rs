@@ -5,7 +5,7 @@
 //! s(edited) > s(unedited). The price is the perceptual distance between the two ([`Perceptual`]). The control, a random
 //! direction of equal norm, is scored the same way.
 
-use super::interval::{Interval, mean, wilson};
+use super::interval::{Interval, difference, mean, ones, wilson};
 use super::perceptual::Perceptual;
 use super::similarity::Similarity;
 use super::style_success::{StyleOutcome, StyleSuccess};
@@ -28,6 +28,8 @@ pub struct StyleSimilarity {
     pub rise: [Interval; 2],
     /// Share of pictures where it rose, the paper's success: with the edit, and with the control.
     pub rose: [Interval; 2],
+    /// By how much it rose with the edit, picture by picture.
+    pub rises: Vec<f64>,
 }
 
 /// Perceptual distance to the unedited picture.
@@ -39,6 +41,8 @@ pub struct StyleDistance {
     pub edited: Interval,
     /// The same for the control.
     pub control: Interval,
+    /// The edit's, picture by picture.
+    pub each: Vec<f64>,
 }
 
 /// Words for a style that CLIP and the embedded dual encoder both read.
@@ -72,11 +76,14 @@ impl StyleSuccess {
         }
         let [before, edited, control] = &similarity;
         let rises = [edited, control].map(|after| after.iter().zip(before).map(|(a, b)| a - b).collect::<Vec<f64>>());
+        let [rise, rose] = [rises.each_ref().map(|rises| mean(rises, 0)), rises.each_ref().map(|rises| risen(rises))];
+        let [rises, _] = rises;
         Ok(StyleSimilarity {
             scorer: scorer.name().into(),
-            rise: rises.each_ref().map(|rises| mean(rises, 0)),
-            rose: rises.each_ref().map(|rises| wilson(rises.iter().filter(|rise| **rise > 0.0).count(), rises.len())),
             mean: similarity.map(|values| mean(&values, 0)),
+            rise,
+            rose,
+            rises,
         })
     }
 
@@ -92,9 +99,14 @@ impl StyleSuccess {
                 found.extend(metric.distances(&before, &pictures(outcomes, 1 + i))?);
             }
         }
-        let [edited, control] = found.map(|distances| mean(&distances, 0));
-        Ok(StyleDistance { metric: metric.name().into(), edited, control })
+        let [edited, control] = found.each_ref().map(|distances| mean(distances, 0));
+        let [each, _] = found;
+        Ok(StyleDistance { metric: metric.name().into(), edited, control, each })
     }
+}
+
+fn risen(rises: &[f64]) -> Interval {
+    wilson(rises.iter().filter(|rise| **rise > 0.0).count(), rises.len())
 }
 
 fn pictures(outcomes: &[StyleOutcome], which: usize) -> Vec<RgbImage> {
@@ -102,6 +114,15 @@ fn pictures(outcomes: &[StyleOutcome], which: usize) -> Vec<RgbImage> {
 }
 
 impl StyleSimilarity {
+    /// In how many more pictures similarity rose than with `other` edits of the same trials, with a paired interval.
+    ///
+    /// # Errors
+    /// Other trials.
+    pub fn over(&self, other: &Self) -> Result<Interval> {
+        let [own, other] = [self, other].map(|s| ones(s.rises.iter().map(|rise| *rise > 0.0)));
+        difference(&own, &other)
+    }
+
     /// What a notebook shows: means and shares.
     pub fn evcxr_display(&self) {
         println!("{self}");
@@ -118,6 +139,14 @@ impl fmt::Display for StyleSimilarity {
 }
 
 impl StyleDistance {
+    /// How much further pictures moved than with `other` edits of the same trials, with a paired interval.
+    ///
+    /// # Errors
+    /// Other trials.
+    pub fn over(&self, other: &Self) -> Result<Interval> {
+        difference(&self.each, &other.each)
+    }
+
     /// What a notebook shows: both means.
     pub fn evcxr_display(&self) {
         println!("{self}");
@@ -180,6 +209,13 @@ mod tests {
         let mean = |f: fn(&(f64, f64)) -> f64| expected.iter().map(f).sum::<f64>() / 3.0;
         assert!((distance.edited.value - mean(|e| e.0)).abs() < 1e-9, "{distance}");
         assert!((distance.control.value - mean(|e| e.1)).abs() < 1e-9, "{distance}");
+        // Against itself nothing differs; against what moves nothing, all of it does.
+        assert_eq!((found.over(&found).unwrap().value, distance.over(&distance).unwrap().value), (0.0, 0.0));
+        let none = StyleDistance { each: vec![0.0; 3], ..distance.clone() };
+        assert!((distance.over(&none).unwrap().value - distance.edited.value).abs() < 1e-12);
+        let fell = StyleSimilarity { rises: vec![-1.0, 1.0, 0.0], ..found.clone() };
+        assert!((found.over(&fell).unwrap().value - 1.0 / 3.0).abs() < 1e-12);
+        assert!(found.over(&StyleSimilarity { rises: Vec::new(), ..found.clone() }).is_err());
     }
 
     #[test]

@@ -8,7 +8,7 @@
 use super::annotate::Annotator;
 use super::generate::{Generate, Remembering, pictures};
 use super::image::mean_absolute;
-use super::interval::{Interval, mean, wilson};
+use super::interval::{Interval, difference, mean, ones, wilson};
 use crate::diffusion::hook::Hook;
 use crate::error::Result;
 use crate::intervene::Global;
@@ -122,6 +122,15 @@ impl StyleSuccess {
         wilson(of.iter().filter(|o| o.found[1] == Some(style)).count(), of.len())
     }
 
+    /// How many more pictures have the style than with `other` edits of the same trials, with a paired interval.
+    ///
+    /// # Errors
+    /// Other trials.
+    pub fn over(&self, other: &Self) -> Result<Interval> {
+        let [own, other] = [self, other].map(|s| ones(s.outcomes.iter().map(|o| o.found[1] == Some(o.style))));
+        difference(&own, &other)
+    }
+
     fn share(&self, which: usize) -> Interval {
         let right = self.outcomes.iter().filter(|o| o.found[which] == Some(o.style)).count();
         wilson(right, self.outcomes.len())
@@ -184,6 +193,9 @@ mod tests {
         let expected = mean_absolute(&scene(Style::Night).render().image, &scene(Style::Flat).render().image).unwrap();
         assert!(expected > 0.05 && (found.distance().value - expected).abs() < 1e-9);
         assert_eq!(found.outcomes[0].distance[1], 0.0);
+        let weak = |_: &StyleTrial| Ok(vec![Global::new(&sae, [1]).strength(Strength::Constant(0.1))]);
+        let weak = StyleSuccess::run(&mut ByFunction(toy), &exact, &trials, &weak).unwrap();
+        assert_eq!((found.over(&weak).unwrap().value, weak.over(&found).unwrap().low), (1.0, -1.0));
         assert_eq!((found.of(Style::Night).n, found.of(Style::Flat).n), (4, 0));
     }
 }

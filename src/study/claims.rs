@@ -89,6 +89,19 @@ impl Claims {
         self.add(source, text, verdict, format!("{more} and {less}"));
     }
 
+    /// Adds the claim that `difference`, measured on the same trials, is above zero: held when its whole interval is,
+    /// failed when its whole interval is below, undecided where it holds zero.
+    pub fn positive(&mut self, source: &str, text: &str, difference: Interval) {
+        let verdict = if difference.low > 0.0 {
+            Verdict::Held
+        } else if difference.high < 0.0 {
+            Verdict::Failed
+        } else {
+            Verdict::Undecided
+        };
+        self.add(source, text, verdict, format!("difference {difference}"));
+    }
+
     /// Adds a claim that cannot be tested here.
     pub fn untestable(&mut self, source: &str, text: &str, why: impl fmt::Display) {
         self.add(source, text, Verdict::NotTestable, why);
@@ -187,6 +200,10 @@ mod tests {
             claims.claims.iter().map(|c| c.verdict).collect::<Vec<_>>(),
             [Verdict::Held, Verdict::Failed, Verdict::Undecided]
         );
+        let differences = [(0.1, 0.3), (-0.3, -0.1), (-0.1, 0.1)].map(|(low, high)| interval(low, high));
+        differences.into_iter().for_each(|d| claims.positive("Table 5", "d", d));
+        let verdicts: Vec<Verdict> = claims.claims[3..].iter().map(|c| c.verdict).collect();
+        assert_eq!(verdicts, [Verdict::Held, Verdict::Failed, Verdict::Undecided]);
     }
 
     #[test]

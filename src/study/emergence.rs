@@ -42,7 +42,7 @@ pub(super) const EMBEDDED: [Block; 3] = [
 ];
 
 /// The blocks of `scene-unet` right after the middle one.
-const LATE: [Block; 2] = [
+pub(super) const LATE: [Block; 2] = [
     Block { name: "late 0", module: "up_blocks.0.attentions.0" },
     Block { name: "late 1", module: "up_blocks.0.attentions.1" },
 ];

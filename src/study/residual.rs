@@ -2,7 +2,7 @@
 //!
 //! Only the paper's abstract and notes of it are public: what they leave open is chosen here, by name.
 
-use super::emergence::{Block, EMBEDDED, PUBLISHED, prompts};
+use super::emergence::{Block, EMBEDDED, LATE, PUBLISHED, prompts};
 use super::scale::Scale;
 use crate::activations::{Capture, Store, Trajectories};
 use crate::diffusion::pipeline::Pipeline;
@@ -100,6 +100,7 @@ pub struct ResidualStudy {
     pub pictures: usize,
     /// Where the capture and the SAEs are kept.
     pub folder: PathBuf,
+    block: Block,
 }
 
 impl ResidualStudy {
@@ -125,6 +126,8 @@ impl ResidualStudy {
             steps: scale.pick(5, 25, 50),
             pictures: scale.pick(24, 400, 52_500),
             folder: Path::new("work").join(scale.name()),
+            // The paper's block has 1280 channels, as the middle block has.
+            block: scale.pick(EMBEDDED, EMBEDDED, PUBLISHED)[1],
         }
     }
 
@@ -140,20 +143,32 @@ impl ResidualStudy {
         self.scale.pick(EMBEDDED, EMBEDDED, PUBLISHED)
     }
 
-    /// The block that SAEs are trained on. The paper's has 1280 channels, as the middle block has.
+    /// The blocks right after the middle one, called `late 0` and `late 1`, which carry colours and styles in `scene-unet`;
+    /// none in the published model.
     #[must_use]
-    pub fn block(&self) -> Block {
-        self.blocks()[1]
+    pub fn late_blocks(&self) -> &'static [Block] {
+        self.scale.pick(&LATE, &LATE, &[])
     }
 
-    /// The block called `down`, `mid` or `up`.
+    /// The block that SAEs are trained on: the middle one, unless [`on`](Self::on) says otherwise.
+    #[must_use]
+    pub fn block(&self) -> Block {
+        self.block
+    }
+
+    /// The same study on the block of this name.
     ///
     /// # Errors
-    /// When there is none of that name; the names are said.
-    pub fn named(&self, name: &str) -> Result<Block> {
-        let blocks = self.blocks();
-        let found = blocks.iter().find(|b| b.name == name).copied();
-        found.ok_or_else(|| Error::unknown("block", name, blocks.iter().map(|b| b.name)))
+    /// When there is none; the names are said.
+    pub fn on(&self, name: &str) -> Result<Self> {
+        let known = || self.blocks().into_iter().chain(self.late_blocks().iter().copied());
+        let block = known().find(|b| b.name == name);
+        let block = block.ok_or_else(|| Error::unknown("block", name, known().map(|b| b.name)))?;
+        Ok(Self { block, ..self.clone() })
+    }
+
+    fn modules(&self) -> Vec<&'static str> {
+        self.blocks().iter().chain(self.late_blocks()).map(|b| b.module).collect()
     }
 
     /// The model's name: embedded or on the hub.
@@ -177,7 +192,7 @@ impl ResidualStudy {
     /// As [`Capture::run`]; at [`Scale::Paper`], no file of prompts.
     pub fn capture(&self, model: &Pipeline) -> Result<Store> {
         Capture::new(model)
-            .residuals(self.blocks().iter().map(|b| b.module))
+            .residuals(self.modules())
             .stages(self.times())
             .prompts(&prompts(self.scale, self.pictures)?)
             .steps(self.steps)
@@ -230,15 +245,16 @@ impl ResidualStudy {
         let name = variant.name().to_lowercase().replace([' ', '(', ')'], "-").replace('+', "-");
         let recipe = self.recipe(variant, k).seed(seed);
         let recipe = if variant.predicts() { recipe.with(predictors) } else { recipe };
-        recipe.run(self.folder.join("saes").join(format!("{name}-k{k}-s{seed}"))).train(trajectories)
+        let saes = self.folder.join("saes").join(self.block.name.replace(' ', "-"));
+        recipe.run(saes.join(format!("{name}-k{k}-s{seed}"))).train(trajectories)
     }
 
-    /// Pictures of both prompts of every pair, from the same noise, with the trajectories of the block.
+    /// Pictures of both prompts of every pair, from the same noise, with the trajectories of all blocks.
     ///
     /// # Errors
     /// As [`Capture::run`].
     pub fn pairs(&self, model: &Pipeline, pairs: &[ScenePair]) -> Result<[Store; 2]> {
-        let capture = Capture::new(model).residuals([self.block().module]).stages(self.times()).steps(self.steps);
+        let capture = Capture::new(model).residuals(self.modules()).stages(self.times()).steps(self.steps);
         both_prompts(&capture, pairs, &self.folder)
     }
 
@@ -334,7 +350,14 @@ mod tests {
         let prompt = &source.items()[1].prompt;
         let request = || model.prompt(prompt).seed(1).steps(study.steps);
         assert!(request().with(edit).run().unwrap().image == request().run().unwrap().image);
-        assert!(study.named("side").unwrap_err().to_string().contains("down"));
+        assert!(study.on("side").unwrap_err().to_string().contains("down"));
+        // On another block, another SAE.
+        let late = study.on("late 0").unwrap();
+        let trajectories = late.trajectories(&store, late.block()).unwrap();
+        let predictors = Arc::new(Predictors::fit(&trajectories, &Prediction::default()).unwrap());
+        let other = late.train(&trajectories, &predictors, Ablation::ResidConcat, 10, 0).unwrap();
+        assert!(sae.parts != other.parts);
+        assert!(study.train(&trajectories, &predictors, Ablation::ResidConcat, 10, 0).is_err(), "another block's");
     }
 
     #[test]
