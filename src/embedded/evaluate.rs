@@ -1,11 +1,14 @@
-//! How well the embedded text-to-image model follows captions of scenes that it was not trained on.
+//! How well an embedded text-to-image model follows captions of scenes that it was not trained on, and how near its pictures
+//! are to renders.
 
 use crate::diffusion::pipeline::Pipeline;
 use crate::embedded::annotator::SceneAnnotator;
+use crate::embedded::dual::SceneDual;
 use crate::error::{Error, Result};
 use crate::measure::annotate::Annotator;
 use crate::measure::captions::Faithfulness;
 use crate::measure::judge::judge;
+use crate::measure::retrieval::Retrieval;
 use crate::progress::Progress;
 use crate::scene::{Caption, Scene, Split};
 use clap::Args;
@@ -14,6 +17,8 @@ use std::path::PathBuf;
 
 /// Pictures made at once.
 const BATCH: usize = 8;
+/// Captions among which a picture's own is looked for.
+const AMONG: usize = 100;
 /// Pictures in a row of the sheet.
 const COLUMNS: usize = 10;
 
@@ -78,6 +83,25 @@ impl Evaluate {
         let annotations = annotator.annotate(&truth)?;
         let verdicts = captions.iter().zip(&annotations).map(|(c, a)| judge(&c.facts, a)).collect();
         println!("renders of the same scenes, judged the same way\n{}", Faithfulness { verdicts });
+        if pictures.len() > 1 {
+            // Scenes of other numbers: what two sets of renders come to.
+            let n = captions.len() as u64;
+            let others: Vec<RgbImage> = (n..2 * n).map(|i| Scene::sample(split, i).render().image).collect();
+            let real = annotator.gaussian(&truth)?;
+            let distance = |images: &[RgbImage]| annotator.gaussian(images)?.distance(&real);
+            println!(
+                "Fréchet distance (the annotator's features) to renders of the same scenes: {:.3}",
+                distance(&pictures)?
+            );
+            println!("  of renders of other scenes: {:.3}", distance(&others)?);
+        }
+        let whole = captions.len() / AMONG * AMONG;
+        if whole > 0 {
+            let scorer = SceneDual::open()?;
+            let texts: Vec<&str> = captions[..whole].iter().map(|c| c.text.as_str()).collect();
+            println!("{}", Retrieval::of(&scorer, &pictures[..whole], &texts, AMONG)?);
+            println!("  of renders: {}", Retrieval::of(&scorer, &truth[..whole], &texts, AMONG)?);
+        }
         if let Some(path) = &self.sheet {
             sheet(&pictures).save(path).map_err(|e| Error::format(path, e))?;
         }

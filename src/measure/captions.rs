@@ -83,6 +83,12 @@ impl Faithfulness {
         self.count(|v| vec![v.style])
     }
 
+    /// Share of pictures with as many objects as are named.
+    #[must_use]
+    pub fn number(&self) -> Interval {
+        self.count(|v| vec![Some(v.extra == v.objects.iter().filter(|o| o.found.is_none()).count())])
+    }
+
     fn count(&self, facts: impl Fn(&Verdict) -> Vec<Option<bool>>) -> Interval {
         let stated: Vec<bool> = self.verdicts.iter().flat_map(|v| facts(v).into_iter().flatten()).collect();
         wilson(stated.iter().filter(|right| **right).count(), stated.len())
@@ -101,6 +107,7 @@ impl std::fmt::Display for Faithfulness {
         writeln!(f, "  colour          {}", self.colour())?;
         writeln!(f, "  place           {}", self.place())?;
         writeln!(f, "captions right    {}", self.captions())?;
+        writeln!(f, "number of objects {}", self.number())?;
         writeln!(f, "background        {}", self.background())?;
         write!(f, "style             {}", self.style())
     }
@@ -130,5 +137,8 @@ mod tests {
         assert!((0.5..0.85).contains(&background.value), "{found}");
         assert_eq!(found.class().n, scenes.iter().map(|s| s.objects.len()).sum::<usize>());
         assert!(found.objects().value <= found.class().value);
+        let as_many = |i: usize| scenes[if i < 20 { i } else { 0 }].objects.len() == scenes[i].objects.len();
+        let expected = (0..40).filter(|&i| as_many(i)).count() as f64 / 40.0;
+        assert!((found.number().value - expected).abs() < 1e-12 && expected < 1.0, "{found}");
     }
 }
