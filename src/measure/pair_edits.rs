@@ -42,8 +42,8 @@ pub struct PairOutcome {
     pub target: RgbImage,
     /// The source's picture with the edit.
     pub edited: RgbImage,
-    /// The same with a random direction of equal norm.
-    pub control: RgbImage,
+    /// The same with a random direction of equal norm, if that was asked for.
+    pub control: Option<RgbImage>,
 }
 
 /// Which of a pair's pictures.
@@ -61,13 +61,17 @@ pub enum Which {
 
 impl PairOutcome {
     /// One of its pictures.
-    #[must_use]
-    pub fn picture(&self, which: Which) -> &RgbImage {
+    ///
+    /// # Errors
+    /// The control of an edit without one.
+    pub fn picture(&self, which: Which) -> Result<&RgbImage> {
         match which {
-            Which::Source => &self.source,
-            Which::Target => &self.target,
-            Which::Edited => &self.edited,
-            Which::Control => &self.control,
+            Which::Source => Ok(&self.source),
+            Which::Target => Ok(&self.target),
+            Which::Edited => Ok(&self.edited),
+            Which::Control => {
+                self.control.as_ref().ok_or_else(|| Error::invalid("edits of pairs: made without a control"))
+            }
         }
     }
 
@@ -159,6 +163,31 @@ impl PairEdits {
         seeds: &[u64],
         edits: MakeEdits<'_>,
     ) -> Result<Self> {
+        Self::make(model, pairs, stored, seeds, edits, true)
+    }
+
+    /// As [`run`](Self::run) without the controls, in half the time: where another run has them.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn without_control(
+        model: &mut dyn Generate,
+        pairs: &[ScenePair],
+        stored: [&[RgbImage]; 2],
+        seeds: &[u64],
+        edits: MakeEdits<'_>,
+    ) -> Result<Self> {
+        Self::make(model, pairs, stored, seeds, edits, false)
+    }
+
+    fn make(
+        model: &mut dyn Generate,
+        pairs: &[ScenePair],
+        stored: [&[RgbImage]; 2],
+        seeds: &[u64],
+        edits: MakeEdits<'_>,
+        controlled: bool,
+    ) -> Result<Self> {
         let counts = [("pictures of sources", stored[0].len()), ("pictures of targets", stored[1].len())];
         for (what, n) in counts.into_iter().chain([("seeds of pairs", seeds.len())]) {
             if n != pairs.len() {
@@ -177,7 +206,12 @@ impl PairEdits {
                 let hooks = each.map(|(at, e)| e.alone(at, control(from + at))).collect();
                 pictures(model, &prompts, seeds, hooks)
             };
-            let (edited, controls) = (make(&|_| None)?, make(&|i| Some(i as u64))?);
+            let edited = make(&|_| None)?;
+            let controls: Vec<Option<RgbImage>> = if controlled {
+                make(&|i| Some(i as u64))?.into_iter().map(Some).collect()
+            } else {
+                vec![None; edited.len()]
+            };
             for ((i, edited), control) in batch.clone().zip(edited).zip(controls) {
                 let (source, target) = (stored[0][i].clone(), stored[1][i].clone());
                 outcomes.push(PairOutcome { pair: pairs[i].clone(), source, target, edited, control });
@@ -193,18 +227,18 @@ impl PairEdits {
         Self { outcomes: self.outcomes.iter().filter(|o| o.pair.change == change).cloned().collect() }
     }
 
-    fn all(&self, which: Which) -> Vec<RgbImage> {
-        self.outcomes.iter().map(|o| o.picture(which).clone()).collect()
+    fn all(&self, which: Which) -> Result<Vec<RgbImage>> {
+        self.outcomes.iter().map(|o| Ok(o.picture(which)?.clone())).collect()
     }
 
     /// Scores one kind of picture of every pair, with 95 % bootstrap intervals over pairs.
     ///
     /// # Errors
-    /// Whatever the scorers refuse.
+    /// Whatever the scorers refuse; the control of edits without one.
     pub fn score(&self, which: Which, similarity: &dyn Similarity, distance: &dyn Perceptual) -> Result<Scored> {
         let prompts: Vec<String> = self.outcomes.iter().map(|o| o.pair.target.full_caption().text).collect();
         let texts: Vec<&str> = prompts.iter().map(String::as_str).collect();
-        let (source, own) = (self.all(Which::Source), self.all(which));
+        let (source, own) = (self.all(Which::Source)?, self.all(which)?);
         let hundred = |v: Vec<f64>| v.into_iter().map(|v| 100.0 * v).collect::<Vec<f64>>();
         let before = hundred(similarity.paired(&source, &texts)?);
         let after = hundred(similarity.paired(&own, &texts)?);
@@ -226,7 +260,7 @@ impl PairEdits {
     /// # Errors
     /// A picture that the annotator cannot judge.
     pub fn shown(&self, which: Which, annotator: &dyn Annotator) -> Result<Interval> {
-        let found = annotator.annotate(&self.all(which))?;
+        let found = annotator.annotate(&self.all(which)?)?;
         let right = self.outcomes.iter().zip(&found).filter(|(o, a)| o.shown(a)).count();
         Ok(wilson(right, self.outcomes.len()))
     }
@@ -237,7 +271,7 @@ impl PairEdits {
     /// A picture that the annotator cannot judge.
     pub fn shown_over(&self, which: Which, other: Which, annotator: &dyn Annotator) -> Result<Interval> {
         let shows = |which| -> Result<Vec<f64>> {
-            let found = annotator.annotate(&self.all(which))?;
+            let found = annotator.annotate(&self.all(which)?)?;
             Ok(ones(self.outcomes.iter().zip(&found).map(|(o, a)| o.shown(a))))
         };
         difference(&shows(which)?, &shows(other)?)
@@ -256,7 +290,8 @@ mod tests {
         let exact = Exact::new(&scenes);
         let outcomes = pairs.iter().map(|pair| {
             let [source, target] = [&pair.source, &pair.target].map(|s| s.render().image);
-            PairOutcome { pair: pair.clone(), edited: target.clone(), control: source.clone(), source, target }
+            let (edited, control) = (target.clone(), Some(source.clone()));
+            PairOutcome { pair: pair.clone(), edited, control, source, target }
         });
         let edits = PairEdits { outcomes: outcomes.collect() };
         for &change in Change::ALL {
@@ -266,5 +301,10 @@ mod tests {
             assert_eq!(of.shown(Which::Control, &exact).unwrap().value, 0.0, "{change}");
             assert_eq!(of.shown_over(Which::Edited, Which::Control, &exact).unwrap().low, 1.0, "{change}");
         }
+        let mut bare = edits.clone();
+        bare.outcomes[0].control = None;
+        let refused = bare.shown(Which::Control, &exact).unwrap_err().to_string();
+        assert!(refused.contains("without a control"), "{refused}");
+        assert!(bare.shown(Which::Edited, &exact).is_ok());
     }
 }
