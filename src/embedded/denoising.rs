@@ -42,8 +42,9 @@ const FLOOR: f64 = 0.25;
 const COVERED: f32 = 2.0;
 /// Weight at the start of the grounding loss, which is about 0.8 then; the squared error is about 0.1.
 const GROUNDING: f64 = 0.03;
-/// Weight at the start of the layout's loss: from the shipped transformer it is 10.2 then, and 7.0 forty steps later. What a whole
-/// training gains by it has not been measured yet.
+/// Weight at the start of the layout's loss, which is 9.3 from a transformer that has not had it, 2 after 400 steps and .9 at
+/// the end. With this and [`FLOOR`], 360,000 samples took `scene-dit` from .42 to .93 of the objects right; what each of the
+/// two does alone has not been measured.
 const LAYOUT: f64 = 0.01;
 /// Share of empty captions.
 const EMPTY: f32 = 0.1;
