@@ -118,9 +118,6 @@ fn input() -> Input {
                 latents.sort_unstable();
                 latents.dedup();
             }
-            latents.sort_unstable();
-            latents.dedup();
-            latents.truncate(K);
             out.value.extend((0..latents.len()).map(|_| 0.05 + s.uniform()));
             out.index.extend(latents);
         }

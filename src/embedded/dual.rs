@@ -33,7 +33,7 @@ use std::path::Path;
 /// Pictures or texts of one pass.
 const PASS: usize = 32;
 /// Captions of a retrieval's group.
-const AMONG: usize = 100;
+pub(super) const AMONG: usize = 100;
 
 /// The embedded dual encoder, ready to compare.
 ///

@@ -3,7 +3,7 @@
 
 use crate::diffusion::pipeline::Pipeline;
 use crate::embedded::annotator::SceneAnnotator;
-use crate::embedded::dual::SceneDual;
+use crate::embedded::dual::{AMONG, SceneDual};
 use crate::error::{Error, Result};
 use crate::measure::annotate::Annotator;
 use crate::measure::captions::Faithfulness;
@@ -17,8 +17,6 @@ use std::path::PathBuf;
 
 /// Pictures made at once.
 const BATCH: usize = 8;
-/// Captions among which a picture's own is looked for.
-const AMONG: usize = 100;
 /// Pictures in a row of the sheet.
 const COLUMNS: usize = 10;
 

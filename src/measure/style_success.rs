@@ -42,6 +42,13 @@ pub struct StyleOutcome {
     pub pictures: [RgbImage; 3],
 }
 
+impl StyleOutcome {
+    /// Whether the style was found: without an edit (0), with it (1), with the control (2).
+    fn in_style(&self, which: usize) -> bool {
+        self.found[which] == Some(self.style)
+    }
+}
+
 /// The outcomes of all trials.
 #[derive(Debug, Clone)]
 pub struct StyleSuccess {
@@ -85,7 +92,7 @@ impl StyleSuccess {
                     pictures: [before, after, control],
                 });
             }
-            let right = outcomes.iter().filter(|o| o.found[1] == Some(o.style)).count();
+            let right = outcomes.iter().filter(|o| o.in_style(1)).count();
             progress.at(outcomes.len(), format!("· {right} in style"));
         }
         Ok(Self { outcomes })
@@ -119,7 +126,7 @@ impl StyleSuccess {
     #[must_use]
     pub fn of(&self, style: Style) -> Interval {
         let of: Vec<&StyleOutcome> = self.outcomes.iter().filter(|o| o.style == style).collect();
-        wilson(of.iter().filter(|o| o.found[1] == Some(style)).count(), of.len())
+        wilson(of.iter().filter(|o| o.in_style(1)).count(), of.len())
     }
 
     /// How many more pictures have the style than with `other` edits of the same trials, with a paired interval.
@@ -127,12 +134,12 @@ impl StyleSuccess {
     /// # Errors
     /// Other trials.
     pub fn over(&self, other: &Self) -> Result<Interval> {
-        let [own, other] = [self, other].map(|s| ones(s.outcomes.iter().map(|o| o.found[1] == Some(o.style))));
+        let [own, other] = [self, other].map(|s| ones(s.outcomes.iter().map(|o| o.in_style(1))));
         difference(&own, &other)
     }
 
     fn share(&self, which: usize) -> Interval {
-        let right = self.outcomes.iter().filter(|o| o.found[which] == Some(o.style)).count();
+        let right = self.outcomes.iter().filter(|o| o.in_style(which)).count();
         wilson(right, self.outcomes.len())
     }
 

@@ -24,6 +24,17 @@ pub enum Verdict {
     NotTestable,
 }
 
+impl Verdict {
+    /// Of an ordering whose intervals lie wholly as claimed, wholly the other way, or neither.
+    fn of(held: bool, failed: bool) -> Self {
+        match (held, failed) {
+            (true, _) => Verdict::Held,
+            (false, true) => Verdict::Failed,
+            (false, false) => Verdict::Undecided,
+        }
+    }
+}
+
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -79,26 +90,14 @@ impl Claims {
     /// Adds the claim that `more` is greater than `less`: held when its whole interval is, failed when its whole
     /// interval is below, undecided where intervals overlap.
     pub fn greater(&mut self, source: &str, text: &str, more: Interval, less: Interval) {
-        let verdict = if more.low > less.high {
-            Verdict::Held
-        } else if more.high < less.low {
-            Verdict::Failed
-        } else {
-            Verdict::Undecided
-        };
+        let verdict = Verdict::of(more.low > less.high, more.high < less.low);
         self.add(source, text, verdict, format!("{more} and {less}"));
     }
 
     /// Adds the claim that `difference`, measured on the same trials, is above zero: held when its whole interval is,
     /// failed when its whole interval is below, undecided where it holds zero.
     pub fn positive(&mut self, source: &str, text: &str, difference: Interval) {
-        let verdict = if difference.low > 0.0 {
-            Verdict::Held
-        } else if difference.high < 0.0 {
-            Verdict::Failed
-        } else {
-            Verdict::Undecided
-        };
+        let verdict = Verdict::of(difference.low > 0.0, difference.high < 0.0);
         self.add(source, text, verdict, format!("difference {difference}"));
     }
 

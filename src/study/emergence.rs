@@ -117,8 +117,7 @@ impl Emergence {
     /// # Errors
     /// When there is none; the names are said.
     pub fn block(&self, name: &str) -> Result<Block> {
-        let known = || self.blocks().into_iter().chain(self.style_blocks().iter().copied());
-        known().find(|b| b.name == name).ok_or_else(|| Error::unknown("block", name, known().map(|b| b.name)))
+        block_of(name, &[&self.blocks(), self.style_blocks()].concat())
     }
 
     /// The model's name: embedded or on the hub.
@@ -215,6 +214,12 @@ impl Emergence {
             println!("cost    {:.1} TB of activations", bytes / 1e12);
         }
     }
+}
+
+/// The one of `known` that is called `name`.
+pub(super) fn block_of(name: &str, known: &[Block]) -> Result<Block> {
+    let found = known.iter().find(|b| b.name == name).copied();
+    found.ok_or_else(|| Error::unknown("block", name, known.iter().map(|b| b.name)))
 }
 
 /// `n` prompts: full captions of the test split's first scenes; at [`Scale::Paper`] the first lines of the file that

@@ -2,11 +2,11 @@
 //!
 //! Only the paper's abstract and notes of it are public: what they leave open is chosen here, by name.
 
-use super::emergence::{Block, EMBEDDED, LATE, PUBLISHED, prompts};
+use super::emergence::{Block, EMBEDDED, LATE, PUBLISHED, block_of, prompts};
 use super::scale::Scale;
 use crate::activations::{Capture, Store, Trajectories};
 use crate::diffusion::pipeline::Pipeline;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::intervene::{FeatureScores, MeanCode, Region, Trajectory};
 use crate::sae::{Join, Predictors, Residualized, TrainedTrajectories, TrajectorySae};
 use crate::scene::{Mask, ScenePair};
@@ -161,14 +161,16 @@ impl ResidualStudy {
     /// # Errors
     /// When there is none; the names are said.
     pub fn on(&self, name: &str) -> Result<Self> {
-        let known = || self.blocks().into_iter().chain(self.late_blocks().iter().copied());
-        let block = known().find(|b| b.name == name);
-        let block = block.ok_or_else(|| Error::unknown("block", name, known().map(|b| b.name)))?;
-        Ok(Self { block, ..self.clone() })
+        Ok(Self { block: block_of(name, &self.all_blocks())?, ..self.clone() })
     }
 
-    fn modules(&self) -> Vec<&'static str> {
-        self.blocks().iter().chain(self.late_blocks()).map(|b| b.module).collect()
+    /// Those that are captured.
+    fn all_blocks(&self) -> Vec<Block> {
+        [&self.blocks(), self.late_blocks()].concat()
+    }
+
+    fn modules(&self) -> impl Iterator<Item = &'static str> {
+        self.all_blocks().into_iter().map(|b| b.module)
     }
 
     /// The model's name: embedded or on the hub.
