@@ -33,7 +33,8 @@ const PASS: usize = 16;
 /// let annotator = SceneAnnotator::open()?;
 /// let picture = Scene::sample(Split::Test, 3).render().image;
 /// for object in &annotator.annotate(&[picture])?[0].objects {
-///     println!("{} of {} pixels", object.class, object.mask.area());
+///     let parts: Vec<&str> = object.parts.iter().map(|p| p.part.name()).collect();
+///     println!("{} of {} pixels: {}", object.class, object.mask.area(), parts.join(", "));
 /// }
 /// # Ok::<(), denoscope::Error>(())
 /// ```
@@ -55,7 +56,7 @@ impl SceneAnnotator {
     /// Opens an annotator's folder.
     ///
     /// # Errors
-    /// What is wrong with its files, or classes, colours, styles or backgrounds other than the scene world's.
+    /// What is wrong with its files, or classes, colours, parts, styles or backgrounds other than the scene world's.
     pub fn open_at(dir: &Path) -> Result<Self> {
         let path = dir.join("config.json");
         let text = std::fs::read_to_string(&path).map_err(Error::file(&path))?;
@@ -105,6 +106,7 @@ impl Annotator for SceneAnnotator {
                     size: (h, w),
                     class: planes(&answer.class.get(i)?)?,
                     colour: planes(&answer.colour.get(i)?)?,
+                    part: planes(&answer.part.get(i)?)?,
                     style: Style::from_index(best(&answer.style.get(i)?)?),
                     background: Background::from_index(best(&answer.background.get(i)?)?),
                 })?);

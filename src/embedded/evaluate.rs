@@ -9,8 +9,9 @@ use crate::measure::annotate::Annotator;
 use crate::measure::captions::Faithfulness;
 use crate::measure::judge::judge;
 use crate::measure::retrieval::Retrieval;
+use crate::measure::segmentation::MapOverlap;
 use crate::progress::Progress;
-use crate::scene::{Caption, Scene, Split};
+use crate::scene::{Caption, Class, Part, Render, Scene, Split};
 use clap::Args;
 use image::{RgbImage, imageops};
 use std::path::PathBuf;
@@ -77,10 +78,21 @@ impl Evaluate {
         println!("{} captions, {} steps, guidance {guidance}", captions.len(), self.steps);
         println!("{found}");
         // The same network on the truth says how far it can be trusted.
-        let truth: Vec<RgbImage> = (0..captions.len() as u64).map(|i| Scene::sample(split, i).render().image).collect();
+        let renders: Vec<Render> = (0..captions.len() as u64).map(|i| Scene::sample(split, i).render()).collect();
+        let truth: Vec<RgbImage> = renders.iter().map(|r| r.image.clone()).collect();
         let annotations = annotator.annotate(&truth)?;
+        let (mut classes, mut parts) = (MapOverlap::new(Class::COUNT), MapOverlap::new(Part::COUNT));
+        for (found, render) in annotations.iter().zip(&renders) {
+            let pairs = |found: &[u8], truth: &[u8], overlap: &mut MapOverlap| {
+                found.iter().zip(truth).for_each(|(&f, &t)| overlap.add(f.into(), t.into()));
+            };
+            pairs(&found.class_map, &render.class_map, &mut classes);
+            pairs(&found.part_map(), &render.part_map, &mut parts);
+        }
         let verdicts = captions.iter().zip(&annotations).map(|(c, a)| judge(&c.facts, a)).collect();
         println!("renders of the same scenes, judged the same way\n{}", Faithfulness { verdicts });
+        println!("annotator on these renders, mean IoU of objects {}", classes.named(&Class::ALL));
+        println!("  of parts {}", parts.named(&Part::ALL));
         if pictures.len() > 1 {
             // Scenes of other numbers: what two sets of renders come to.
             let n = captions.len() as u64;

@@ -5,13 +5,15 @@
 
 use crate::concepts::{LabelledMask, Vocabulary};
 use crate::error::{Error, Result};
-use crate::scene::{Background, Class, Colour, Mask, Place, Render, Scene, Style};
+use crate::scene::{Background, Class, Colour, Mask, ObjectTruth, Part, Place, Render, Scene, Style};
 use image::RgbImage;
 use std::collections::HashMap;
 
 /// Objects of fewer pixels are taken for noise. The smallest object in 64×64 pictures, 16 pixels long, has about 100;
 /// half hidden by another still more than this.
 const LEAST_PIXELS: usize = 24;
+/// Parts of fewer pixels are taken for noise. The eye of the smallest object has about 3.
+const LEAST_OF_PART: usize = 2;
 
 /// Something that says what pictures show.
 pub trait Annotator: Send + Sync {
@@ -34,6 +36,21 @@ pub struct Found {
     /// Mean probability of the class over its pixels.
     pub confidence: f32,
     /// Left, upper, right and lower edge in pixels; right and lower are one beyond the last.
+    pub bbox: [usize; 4],
+    /// What of its parts is seen, in the order of [`Class::parts`]; where the annotator knows no parts, none.
+    pub parts: Vec<FoundPart>,
+}
+
+/// A part of an object that was found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FoundPart {
+    /// What it is.
+    pub part: Part,
+    /// Its pixels, all of them the object's: both wheels of a car, if both are seen.
+    pub mask: Mask,
+    /// Mean probability of the part over its pixels.
+    pub confidence: f32,
+    /// Its edges, as [`Found::bbox`].
     pub bbox: [usize; 4],
 }
 
@@ -58,8 +75,6 @@ pub struct Annotation {
     pub style: Option<Style>,
     /// Its background.
     pub background: Option<Background>,
-    /// Masks of parts, where the annotator knows parts.
-    pub parts: Vec<LabelledMask>,
     /// Cast shadow, where the annotator knows it.
     pub shadow: Option<Mask>,
     /// Probability of the backdrop and of every class, `[1 + classes, height, width]`.
@@ -75,6 +90,9 @@ pub struct Scores {
     pub class: Vec<f32>,
     /// Probabilities of no colour and of every colour, `[1 + Colour::COUNT, height, width]`.
     pub colour: Vec<f32>,
+    /// Probabilities of the backdrop and of every part, `[1 + Part::COUNT, height, width]`; empty from a network that knows
+    /// no parts.
+    pub part: Vec<f32>,
     /// The style.
     pub style: Option<Style>,
     /// The background.
@@ -82,7 +100,8 @@ pub struct Scores {
 }
 
 impl Annotation {
-    /// Objects from per-pixel scores: connected pixels (8 neighbours) of one most probable class are an object.
+    /// Objects from per-pixel scores: connected pixels (8 neighbours) of one most probable class are an object, and each of
+    /// them belongs to the most probable of the parts that the class has.
     ///
     /// # Errors
     /// When a map is not of the stated size.
@@ -98,11 +117,13 @@ impl Annotation {
         };
         check("class", scores.class.len(), 1 + Class::COUNT)?;
         check("colour", scores.colour.len(), 1 + Colour::COUNT)?;
+        if !scores.part.is_empty() {
+            check("part", scores.part.len(), 1 + Part::COUNT)?;
+        }
         let class_map = most_probable(&scores.class, height * width);
-        let colour_map = most_probable(&scores.colour, height * width);
-        let objects = objects(&class_map, &colour_map, &scores.class, scores.size);
+        let objects = objects(&class_map, &scores);
         let Scores { size, class: probability, style, background, .. } = scores;
-        Ok(Self { objects, class_map, size, style, background, parts: Vec::new(), shadow: None, probability })
+        Ok(Self { objects, class_map, size, style, background, shadow: None, probability })
     }
 
     /// The exact annotation of a rendered scene.
@@ -114,9 +135,16 @@ impl Annotation {
         for (i, &class) in render.class_map.iter().enumerate() {
             probability[usize::from(class) * pixels + i] = 1.0;
         }
-        let found = |t: &crate::scene::ObjectTruth| {
+        let part = |(part, mask): &(Part, Mask)| FoundPart {
+            part: *part,
+            mask: mask.clone(),
+            confidence: 1.0,
+            bbox: bbox(mask),
+        };
+        let found = |t: &ObjectTruth| {
             let (class, colour) = (t.object.class, Some(t.object.colour));
-            Found { class, colour, mask: t.mask.clone(), confidence: 1.0, bbox: bbox(&t.mask) }
+            let parts = t.parts.iter().filter(|(_, mask)| !mask.is_empty()).map(part).collect();
+            Found { class, colour, mask: t.mask.clone(), confidence: 1.0, bbox: bbox(&t.mask), parts }
         };
         let mut objects: Vec<Found> = render.objects.iter().filter(|t| !t.mask.is_empty()).map(found).collect();
         objects.sort_by_key(|o| std::cmp::Reverse(o.mask.area()));
@@ -126,7 +154,6 @@ impl Annotation {
             size: (height, width),
             style: Some(scene.style),
             background: Some(scene.background),
-            parts: crate::concepts::truth::masks(scene, render, &[Vocabulary::Part]),
             shadow: Some(render.shadow.clone()),
             probability,
         }
@@ -137,6 +164,18 @@ impl Annotation {
     pub fn probability(&self, class: Class) -> &[f32] {
         let pixels = self.size.0 * self.size.1;
         &self.probability[(1 + class.index()) * pixels..(2 + class.index()) * pixels]
+    }
+
+    /// Per pixel 0, or 1 + the index of the part that an object has there.
+    #[must_use]
+    pub fn part_map(&self) -> Vec<u8> {
+        let (height, width) = self.size;
+        let mut map = vec![0; height * width];
+        for part in self.objects.iter().flat_map(|o| &o.parts) {
+            let within = (0..height * width).filter(|p| part.mask.get(p % width, p / width));
+            within.for_each(|p| map[p] = 1 + part.part.index() as u8);
+        }
+        map
     }
 
     /// The masks with their labels, for labelling latents; empty ones are left out.
@@ -154,8 +193,10 @@ impl Annotation {
             if let Some(colour) = object.colour {
                 add(LabelledMask::new(Vocabulary::Colour, colour.name(), object.mask.clone()));
             }
+            for part in &object.parts {
+                add(LabelledMask::new(Vocabulary::Part, part.part.name(), part.mask.clone()));
+            }
         }
-        self.parts.iter().cloned().for_each(&mut add);
         if let Some(background) = self.background {
             let mask = Mask::from_fn(width, height, |x, y| self.class_map[y * width + x] == 0);
             add(LabelledMask::new(Vocabulary::Background, background.name(), mask));
@@ -224,7 +265,9 @@ fn most_probable(planes: &[f32], pixels: usize) -> Vec<u8> {
     map
 }
 
-fn objects(class_map: &[u8], colour_map: &[u8], scores: &[f32], (height, width): (usize, usize)) -> Vec<Found> {
+fn objects(class_map: &[u8], scores: &Scores) -> Vec<Found> {
+    let (height, width) = scores.size;
+    let colour_map = most_probable(&scores.colour, height * width);
     let mut seen = vec![false; class_map.len()];
     let mut objects = Vec::new();
     for start in 0..class_map.len() {
@@ -240,15 +283,50 @@ fn objects(class_map: &[u8], colour_map: &[u8], scores: &[f32], (height, width):
         pixels.iter().for_each(|&p| votes[usize::from(colour_map[p])] += 1);
         // Of equal votes the first; no vote at all is no colour.
         let best = (1..votes.len()).rev().max_by_key(|&c| votes[c]).filter(|&c| votes[c] > 0);
-        let plane = (1 + class.index()) * height * width;
-        let confidence = pixels.iter().map(|&p| scores[plane + p]).sum::<f32>() / pixels.len() as f32;
-        let mut mask = Mask::new(width, height);
-        pixels.iter().for_each(|&p| mask.set(p % width, p / width, true));
-        let bbox = bbox(&mask);
-        objects.push(Found { class, colour: best.and_then(|c| Colour::from_index(c - 1)), mask, confidence, bbox });
+        let (mask, confidence) = region(&pixels, &scores.class, 1 + class.index(), scores.size);
+        let (bbox, parts) = (bbox(&mask), parts(class, &pixels, scores));
+        objects.push(Found {
+            class,
+            colour: best.and_then(|c| Colour::from_index(c - 1)),
+            mask,
+            confidence,
+            bbox,
+            parts,
+        });
     }
     objects.sort_by_key(|o| std::cmp::Reverse(o.mask.area()));
     objects
+}
+
+/// The parts of an object of these pixels.
+fn parts(class: Class, pixels: &[usize], scores: &Scores) -> Vec<FoundPart> {
+    let plane = scores.size.0 * scores.size.1;
+    if scores.part.is_empty() {
+        return Vec::new();
+    }
+    let has = class.parts();
+    let mut of = vec![Vec::new(); has.len()];
+    for &pixel in pixels {
+        let p = |i: usize| scores.part[(1 + has[i].index()) * plane + pixel];
+        // Of equals the first.
+        if let Some(best) = (0..has.len()).rev().max_by(|&a, &b| p(a).total_cmp(&p(b))) {
+            of[best].push(pixel);
+        }
+    }
+    let seen = has.into_iter().zip(of).filter(|(_, pixels)| pixels.len() >= LEAST_OF_PART);
+    let found = seen.map(|(part, pixels)| {
+        let (mask, confidence) = region(&pixels, &scores.part, 1 + part.index(), scores.size);
+        FoundPart { part, bbox: bbox(&mask), mask, confidence }
+    });
+    found.collect()
+}
+
+/// The mask of some pixels, and the mean over them of a plane of probabilities.
+fn region(pixels: &[usize], planes: &[f32], plane: usize, (height, width): (usize, usize)) -> (Mask, f32) {
+    let mut mask = Mask::new(width, height);
+    pixels.iter().for_each(|&p| mask.set(p % width, p / width, true));
+    let sum: f32 = pixels.iter().map(|&p| planes[plane * height * width + p]).sum();
+    (mask, sum / pixels.len() as f32)
 }
 
 /// All pixels of the class at `start` that connect to it, marked as seen.
@@ -296,7 +374,7 @@ mod tests {
             p
         };
         let (class, colour) = (one_hot(class, 1 + Class::COUNT), one_hot(colour, 1 + Colour::COUNT));
-        Scores { size, class, colour, style: Some(Style::Pixel), background: None }
+        Scores { size, class, colour, part: Vec::new(), style: Some(Style::Pixel), background: None }
     }
 
     #[test]
@@ -333,6 +411,33 @@ mod tests {
         let masks = a.masks(&[Vocabulary::Class, Vocabulary::Colour, Vocabulary::Style]);
         let words: Vec<_> = masks.iter().map(|m| m.label.word.as_str()).collect();
         assert_eq!(words, ["car", "car", "blue", "pixel"]);
+    }
+
+    /// An object's pixels belong to the likeliest part that its class has, be another class's part likelier.
+    #[test]
+    fn an_objects_pixels_are_divided_among_its_parts() {
+        let size = (6, 8);
+        let mut class = vec![0u8; 48];
+        let tree = 1 + Class::Tree.index() as u8;
+        (0..48).filter(|p| p % 8 < 6).for_each(|p| class[p] = tree);
+        let mut s = scores(&class, &[0; 48], size);
+        s.part = vec![0.01; (1 + Part::COUNT) * 48];
+        let mut set = |part: Part, pixels: &dyn Fn(usize, usize) -> bool, p: f32| {
+            (0..48).filter(|i| pixels(i % 8, i / 8)).for_each(|i| s.part[(1 + part.index()) * 48 + i] = p);
+        };
+        set(Part::Crown, &|_, y| y < 4, 0.6);
+        set(Part::Trunk, &|_, y| y >= 4, 0.8);
+        set(Part::Wheel, &|x, _| x < 3, 0.9);
+        let parts = |s: Scores| Annotation::from_scores(s).unwrap().objects[0].parts.clone();
+        let seen: Vec<_> = parts(s.clone()).iter().map(|p| (p.part, p.mask.area(), p.bbox)).collect();
+        assert_eq!(seen, [(Part::Trunk, 12, [0, 4, 6, 6]), (Part::Crown, 24, [0, 0, 6, 4])]);
+        assert!((parts(s.clone())[0].confidence - 0.8).abs() < 1e-6);
+        let a = Annotation::from_scores(s.clone()).unwrap();
+        let map = a.part_map();
+        assert_eq!((map[0], map[5 * 8], map[7]), (1 + Part::Crown.index() as u8, 1 + Part::Trunk.index() as u8, 0));
+        assert_eq!(a.masks(&[Vocabulary::Part]).len(), 2);
+        s.part.pop();
+        assert!(Annotation::from_scores(s).unwrap_err().to_string().contains("part scores"));
     }
 
     #[test]

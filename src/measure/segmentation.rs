@@ -16,6 +16,55 @@ pub fn iou(a: &[bool], b: &[bool]) -> Result<f64> {
     Ok(if either == 0 { 0.0 } else { both as f64 / either as f64 })
 }
 
+/// Intersection over union of every label of a map, over the pixels of many pictures: |found ∩ true| / |found ∪ true|, as in
+/// semantic segmentation. Label 0 is the backdrop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MapOverlap {
+    /// Pixels where both maps have the label, and where either has.
+    pixels: Vec<(usize, usize)>,
+}
+
+impl MapOverlap {
+    /// Of labels 1 to `labels`, nothing counted.
+    #[must_use]
+    pub fn new(labels: usize) -> Self {
+        Self { pixels: vec![(0, 0); 1 + labels] }
+    }
+
+    /// Counts a pixel.
+    ///
+    /// # Panics
+    /// If a label is greater than the number of labels.
+    pub fn add(&mut self, found: usize, truth: usize) {
+        self.pixels[truth].1 += 1;
+        if found == truth {
+            self.pixels[found].0 += 1;
+        } else {
+            self.pixels[found].1 += 1;
+        }
+    }
+
+    /// The IoU of labels 1, 2, …; 0 of one that neither map has.
+    #[must_use]
+    pub fn each(&self) -> Vec<f64> {
+        self.pixels[1..].iter().map(|&(both, either)| both as f64 / either.max(1) as f64).collect()
+    }
+
+    /// The mean over labels 1, 2, …
+    #[must_use]
+    pub fn mean(&self) -> f64 {
+        let each = self.each();
+        each.iter().sum::<f64>() / each.len().max(1) as f64
+    }
+
+    /// The mean and every label's IoU in words; `names` are those of labels 1, 2, …
+    #[must_use]
+    pub fn named<T: std::fmt::Display>(&self, names: &[T]) -> String {
+        let each: Vec<String> = names.iter().zip(self.each()).map(|(name, x)| format!("{name} {x:.3}")).collect();
+        format!("{:.3} ({})", self.mean(), each.join(", "))
+    }
+}
+
 /// A point in a picture: x to the right and y downwards, both in [0, 1].
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Point {
@@ -74,6 +123,17 @@ mod tests {
         assert_eq!(iou(&bits("##.#."), &bits(".##..")).unwrap(), 0.25);
         assert_eq!(iou(&bits("..."), &bits("...")).unwrap(), 0.0);
         assert!(iou(&bits(".."), &bits("...")).is_err());
+    }
+
+    #[test]
+    fn overlap_of_maps_counts_every_label() {
+        let mut overlap = MapOverlap::new(3);
+        for (found, truth) in [(1, 1), (1, 1), (1, 2), (0, 1), (2, 2), (0, 0), (2, 0)] {
+            overlap.add(found, truth);
+        }
+        assert_eq!(overlap.each(), [2.0 / 4.0, 1.0 / 3.0, 0.0]);
+        assert!((overlap.mean() - (0.5 + 1.0 / 3.0) / 3.0).abs() < 1e-12);
+        assert_eq!(overlap.named(&["a", "b", "c"]), "0.278 (a 0.500, b 0.333, c 0.000)");
     }
 
     #[test]

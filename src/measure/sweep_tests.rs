@@ -110,6 +110,7 @@ impl Annotator for Known {
                 size: (64, 64),
                 class: vec![0.0; 64 * 64 * (1 + crate::scene::Class::COUNT)],
                 colour: vec![0.0; 64 * 64 * (1 + crate::scene::Colour::COUNT)],
+                part: Vec::new(),
                 style: None,
                 background: None,
             };

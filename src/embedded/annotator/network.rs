@@ -4,7 +4,7 @@ use crate::diffusion::layers::{Conv2d, GroupNorm, Linear, Padding, composed, con
 use crate::diffusion::weights::Weights;
 use crate::embedded::encoder::{Block, EPS, Encoder, FOLD, Features};
 use crate::error::Result;
-use crate::scene::{Background, Class, Colour, Style};
+use crate::scene::{Background, Class, Colour, Part, Style};
 use candle_core::{D, Tensor};
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,8 @@ pub struct AnnotatorConfig {
     pub classes: Vec<String>,
     /// Names of the colours; index 0 of the colour scores is no named colour.
     pub colours: Vec<String>,
+    /// Names of the parts; index 0 of the part scores is the backdrop.
+    pub parts: Vec<String>,
     /// Names of the styles.
     pub styles: Vec<String>,
     /// Names of the backgrounds.
@@ -28,10 +30,11 @@ pub struct AnnotatorConfig {
 impl Default for AnnotatorConfig {
     fn default() -> Self {
         Self {
-            channels: [32, 64, 96],
+            channels: [48, 80, 96],
             groups: 8,
             classes: Class::ALL.iter().map(ToString::to_string).collect(),
             colours: Colour::ALL.iter().map(ToString::to_string).collect(),
+            parts: Part::ALL.iter().map(ToString::to_string).collect(),
             styles: Style::ALL.iter().map(ToString::to_string).collect(),
             backgrounds: Background::ALL.iter().map(ToString::to_string).collect(),
         }
@@ -45,6 +48,8 @@ pub struct Answer {
     pub class: Tensor,
     /// `[batch, h, w, 1 + colours]`.
     pub colour: Tensor,
+    /// `[batch, h, w, 1 + parts]`.
+    pub part: Tensor,
     /// `[batch, styles]`.
     pub style: Tensor,
     /// `[batch, backgrounds]`.
@@ -75,7 +80,7 @@ impl Network {
         let [a, b, c] = config.channels;
         let conv = |name: &str, from, to| Conv2d::load(&weights.at(name), from, to, 3, 1, Padding::Same(1));
         let block = |name: &str, channels| Block::load(&weights.at(name), config.groups, channels);
-        let scores = 2 + config.classes.len() + config.colours.len();
+        let scores = 3 + config.classes.len() + config.colours.len() + config.parts.len();
         let whole = config.styles.len() + config.backgrounds.len();
         Ok(Self {
             encoder: Encoder::load(config.channels, config.groups, weights)?,
@@ -126,13 +131,15 @@ impl Network {
             let cells = x[0].reshape(vec![batch, h / FOLD, w / FOLD, FOLD, FOLD, scores])?;
             Ok(cells.permute(vec![0, 1, 3, 2, 4, 5])?.reshape((batch, h, w, scores))?)
         })?;
-        let (classes, styles) = (1 + self.config.classes.len(), self.config.styles.len());
-        let part = |x: &Tensor, from, n| composed(&[x], |x| Ok(x[0].narrow(D::Minus1, from, n)?.contiguous()?));
+        let (classes, colours) = (1 + self.config.classes.len(), 1 + self.config.colours.len());
+        let (parts, styles) = (1 + self.config.parts.len(), self.config.styles.len());
+        let some = |x: &Tensor, from, n| composed(&[x], |x| Ok(x[0].narrow(D::Minus1, from, n)?.contiguous()?));
         Ok(Answer {
-            class: part(&x, 0, classes)?,
-            colour: part(&x, classes, scores - classes)?,
-            style: part(&whole, 0, styles)?,
-            background: part(&whole, styles, self.config.backgrounds.len())?,
+            class: some(&x, 0, classes)?,
+            colour: some(&x, classes, colours)?,
+            part: some(&x, classes + colours, parts)?,
+            style: some(&whole, 0, styles)?,
+            background: some(&whole, styles, self.config.backgrounds.len())?,
         })
     }
 }
@@ -148,6 +155,7 @@ mod tests {
         let mut pixels = vec![0f32; 64 * 64 * 3];
         let far = network.forward(&Tensor::from_vec(pixels.clone(), (1, 64, 64, 3), &Device::Cpu).unwrap()).unwrap();
         assert_eq!(far.class.dims(), [1, 64, 64, 13]);
+        assert_eq!(far.part.dims(), [1, 64, 64, 1 + Part::COUNT]);
         assert_eq!(far.style.dims(), [1, 6]);
         // A bright spot changes the scores most where it is.
         for y in 20..24 {

@@ -1,16 +1,17 @@
 //! Stage 4: training the annotator on worn renders.
 
-use super::network::{AnnotatorConfig, Answer, Network};
+use super::network::{AnnotatorConfig, Network};
 use crate::diffusion::layers::{add, composed};
 use crate::embedded::files::write_json;
-use crate::embedded::heads::cross_entropy;
+use crate::embedded::heads::{Answers, cross_entropy};
 use crate::embedded::options::Options;
 use crate::embedded::pictures::to_unit;
 use crate::embedded::trainer::{Loss, Micro, Trainer};
 use crate::embedded::wear::{pass, wear};
 use crate::error::Result;
+use crate::measure::segmentation::MapOverlap;
 use crate::random::stream;
-use crate::scene::{Background, Class, Colour, SIDE, Scene, Split, Style};
+use crate::scene::{Background, Class, Colour, Part, SIDE, Scene, Split, Style};
 use candle_core::{D, DType, Device, Tensor};
 use rayon::prelude::*;
 use serde_json::json;
@@ -25,7 +26,7 @@ const EVERY_UNSEEN: u64 = 5;
 const EVERY_PASSED: usize = 4;
 /// Unseen scenes that it is measured on.
 const UNSEEN: u64 = 192;
-const BATCH: usize = 4;
+const BATCH: usize = 16;
 const STEPS: usize = 4000;
 const PIXELS: usize = SIDE * SIDE;
 const SEED: u64 = 14;
@@ -35,6 +36,7 @@ struct Example {
     picture: Vec<f32>,
     class: Vec<u8>,
     colour: Vec<u8>,
+    part: Vec<u8>,
     style: Style,
     background: Background,
 }
@@ -46,6 +48,7 @@ impl Example {
             picture: render.image.as_raw().iter().map(|&b| to_unit(b)).collect(),
             class: render.class_map,
             colour: render.colour_map,
+            part: render.part_map,
             style: scene.style,
             background: scene.background,
         }
@@ -71,7 +74,7 @@ pub fn train(options: &Options) -> Result<()> {
     settings.micro = 2;
     settings.schedule.peak = 1.5e-3;
     settings.average = 0.995;
-    settings.columns = vec!["class", "colour", "whole"];
+    settings.columns = vec!["class", "colour", "part", "whole"];
     let mut examples: Vec<Example> = (0..SCENES as u64).into_par_iter().map(|i| Example::of(&scene(i))).collect();
     pass(options, examples.iter_mut().step_by(EVERY_PASSED).map(|e| &mut e.picture).collect(), SEED)?;
     let unseen: Vec<Example> = (0..UNSEEN).map(|i| Example::of(&Scene::sample(Split::Test, i))).collect();
@@ -99,18 +102,25 @@ fn loss(network: &Network, examples: &[Example], micro: &Micro) -> Result<Loss> 
     let map = |f: fn(&Example) -> &[u8]| -> Vec<Option<usize>> {
         chosen.iter().flat_map(|e| f(e)).map(|&i| Some(usize::from(i))).collect()
     };
-    // Nine pixels of ten are backdrop, and say little about shapes: all of a picture's objects count as much.
+    // Nine pixels of ten are backdrop, and say little about shapes: all of a picture's objects count as much at first. At
+    // the end every pixel counts alike, or edges are given to objects too readily: mean IoU .890 without, .921 with what the
+    // backdrop's score lacks then.
     let balanced = |scores: &Tensor, truth: Vec<Option<usize>>| -> Result<Tensor> {
-        let only = |keep: &dyn Fn(usize) -> bool| truth.iter().map(|t| t.filter(|&t| keep(t))).collect();
-        add(&cross_entropy(scores, &only(&|t| t > 0))?, &cross_entropy(scores, &only(&|t| t == 0))?)
+        let only = |keep: &dyn Fn(usize) -> bool| truth.iter().map(|t| t.filter(|&t| keep(t))).collect::<Answers>();
+        let (objects, backdrop) = (only(&|t| t > 0), only(&|t| t == 0));
+        let count = |of: &Answers| of.iter().flatten().count().max(1) as f64;
+        let weight = 1.0 + micro.done * (count(&backdrop) / count(&objects) - 1.0);
+        let losses = [cross_entropy(scores, &objects)?, cross_entropy(scores, &backdrop)?];
+        composed(&[&losses[0], &losses[1]], |x| Ok((&x[0] + (&x[1] * weight)?)?))
     };
     let class = balanced(&answer.class, map(|e| &e.class))?;
     let colour = balanced(&answer.colour, map(|e| &e.colour))?;
+    let part = balanced(&answer.part, map(|e| &e.part))?;
     let style = cross_entropy(&answer.style, &chosen.iter().map(|e| Some(e.style.index())).collect())?;
     let background = cross_entropy(&answer.background, &chosen.iter().map(|e| Some(e.background.index())).collect())?;
     let whole = add(&style, &background)?;
-    let parts = vec![class.to_scalar()?, colour.to_scalar()?, whole.to_scalar()?];
-    let total = composed(&[&class, &colour, &whole], |x| Ok(((&x[0] + &x[1])? + (&x[2] * 0.2)?)?))?;
+    let parts = vec![class.to_scalar()?, colour.to_scalar()?, part.to_scalar()?, whole.to_scalar()?];
+    let total = composed(&[&class, &colour, &part, &whole], |x| Ok((((&x[0] + &x[1])? + &x[2])? + (&x[3] * 0.2)?)?))?;
     Ok(Loss { total, parts })
 }
 
@@ -119,24 +129,18 @@ fn best(scores: &Tensor) -> Result<Vec<u32>> {
     Ok(scores.argmax(D::Minus1)?.flatten_all()?.to_vec1()?)
 }
 
-/// Prints IoU per class, and the share of pictures and coloured pixels that are judged right.
+/// Prints IoU per class and part, and the share of pictures and coloured pixels that are judged right.
 fn report(network: &Network, unseen: &[Example]) -> Result<()> {
-    let mut overlap = vec![(0usize, 0usize); 1 + Class::COUNT];
+    let (mut classes, mut parts) = (MapOverlap::new(Class::COUNT), MapOverlap::new(Part::COUNT));
     let (mut colours, mut styles, mut backgrounds) = ((0, 0), 0, 0);
     for chunk in unseen.chunks(8) {
         let pictures: Vec<f32> = chunk.iter().flat_map(|e| e.picture.iter().copied()).collect();
-        let Answer { class, colour, style, background } =
-            network.forward(&Tensor::from_vec(pictures, (chunk.len(), SIDE, SIDE, 3), &Device::Cpu)?)?;
-        let (class, colour) = (best(&class)?, best(&colour)?);
+        let answer = network.forward(&Tensor::from_vec(pictures, (chunk.len(), SIDE, SIDE, 3), &Device::Cpu)?)?;
+        let (class, colour, part) = (best(&answer.class)?, best(&answer.colour)?, best(&answer.part)?);
         for (i, example) in chunk.iter().enumerate() {
             for p in 0..PIXELS {
-                let (found, truth) = (class[i * PIXELS + p] as usize, usize::from(example.class[p]));
-                overlap[truth].1 += 1;
-                if found == truth {
-                    overlap[truth].0 += 1;
-                } else {
-                    overlap[found].1 += 1;
-                }
+                classes.add(class[i * PIXELS + p] as usize, usize::from(example.class[p]));
+                parts.add(part[i * PIXELS + p] as usize, usize::from(example.part[p]));
                 if example.colour[p] > 0 {
                     colours.0 += usize::from(colour[i * PIXELS + p] == u32::from(example.colour[p]));
                     colours.1 += 1;
@@ -146,16 +150,14 @@ fn report(network: &Network, unseen: &[Example]) -> Result<()> {
         let right = |found: Vec<u32>, truth: &dyn Fn(&Example) -> usize| {
             found.iter().zip(chunk).filter(|(f, e)| **f as usize == truth(e)).count()
         };
-        styles += right(best(&style)?, &|e| e.style.index());
-        backgrounds += right(best(&background)?, &|e| e.background.index());
+        styles += right(best(&answer.style)?, &|e| e.style.index());
+        backgrounds += right(best(&answer.background)?, &|e| e.background.index());
     }
-    let iou: Vec<f64> = overlap[1..].iter().map(|&(both, either)| both as f64 / either.max(1) as f64).collect();
-    let names: Vec<String> = Class::ALL.iter().zip(&iou).map(|(c, x)| format!("{c} {x:.3}")).collect();
     let percent = |n: usize, of: usize| 100.0 * n as f64 / of.max(1) as f64;
+    eprintln!("annotator: mean IoU of objects {}", classes.named(&Class::ALL));
+    eprintln!("annotator: mean IoU of parts {}", parts.named(&Part::ALL));
     eprintln!(
-        "annotator: mean IoU {:.3} ({}); right: {:.1} % of coloured pixels ({} colours), {:.1} % of styles, {:.1} % of backgrounds",
-        iou.iter().sum::<f64>() / iou.len() as f64,
-        names.join(", "),
+        "annotator: right: {:.1} % of coloured pixels ({} colours), {:.1} % of styles, {:.1} % of backgrounds",
         percent(colours.0, colours.1),
         Colour::COUNT,
         percent(styles, unseen.len()),
