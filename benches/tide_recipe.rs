@@ -2,7 +2,7 @@
 //! pictures of a store, judged on the others.
 //!
 //! `cargo bench --profile dev --bench tide_recipe -- STORE MODULE [EPOCHS EXPANSION]`, with a store of `denoscope
-//! capture` that has several stages. What was found stands in `src/sae/temporal/recipe.rs`.
+//! capture` that has several stages. What was found stands in `src/sae/options.rs`.
 
 use denoscope::activations::{Activations, Description, Store, Trajectories};
 use denoscope::sae::{Options, Quality, Schedule, Terms, Tide, TopK};
@@ -26,8 +26,10 @@ fn main() -> Result<()> {
 
     let recipe = Options { epochs: Some(epochs), ..Options::default() };
     let paper = Options { schedule: Schedule::Cosine, clip: Some(1.0), weight_decay: 0.01, ..recipe.clone() };
+    // Of public code for long trainings, so that the rows do not depend on their number of steps.
     let rate = 2e-4 * (16384.0 / (expansion * train.d()) as f32).sqrt();
     let times = |factor: f32, o: &Options| Options { learning_rate: Some(factor * rate), ..o.clone() };
+    let (recipe, paper) = (times(1.0, &recipe), times(1.0, &paper));
     let options = [
         ("cosine, clip 1, decay .01", paper.clone()),
         ("  no clip", Options { clip: None, ..paper.clone() }),

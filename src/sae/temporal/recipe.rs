@@ -6,7 +6,6 @@ use crate::activations::shard::atomically;
 use crate::activations::{Activations, Description, Rows, Trajectories};
 use crate::error::{Error, Result};
 use crate::sae::form::Form;
-use crate::sae::options::usual_rate;
 use crate::sae::recipe::{Recipe, held_out, settings};
 use crate::sae::report::{csv, show_table};
 use crate::sae::training::End;
@@ -18,8 +17,9 @@ use std::sync::Arc;
 ///
 /// A batch holds whole trajectories, so that the codes of a token at neighbouring steps can be compared;
 /// [`Options::batch`] counts tokens, as everywhere. Training is by AdamW with cosine annealing and clipped gradients, as
-/// the paper has it; it gives no numbers, and here weight decay is 0.01, gradients are clipped at length 1, and the peak
-/// learning rate, unless it is said, is twice that of the other recipes (see [`Options::learning_rate`]).
+/// the paper has it; it gives no numbers, and here weight decay is 0.01, gradients are clipped at length 1 (on `scene-dit` no
+/// gradient was ever longer, and decay changed nothing), and the peak learning rate is the usual one of cosine annealing
+/// (see [`Options::learning_rate`]).
 ///
 /// ```
 /// use denoscope::activations::Trajectories;
@@ -53,16 +53,6 @@ pub struct Tide {
 }
 
 settings!(Tide);
-
-/// The peak learning rate, over the usual one.
-///
-/// Cosine annealing has half the peak in the mean, the other recipes' schedule seven eighths. On block 6 of `scene-dit` (100
-/// pictures, 768 latents, k 39, 192 steps, means over three seeds; error on 300 other pictures, without and with
-/// modulation and all terms) this alone made TIDE's training worse than TopK's, which left .158: cosine with the usual peak
-/// .221 and .213, twice that .161 and .156, the other schedule .165 and .159. Clipping at 1 never acted, and decay
-/// changed nothing. Twice is what makes the means of both schedules alike, so that comparisons are not of rates; so
-/// short a training learns still more at four times the peak: .123 and .119. See `benches/tide_recipe.rs`.
-const RATE: f32 = 2.0;
 
 /// The trajectories as they are, each a row.
 #[derive(Debug)]
@@ -136,9 +126,8 @@ impl Tide {
     /// would.
     pub fn train(&self, trajectories: &Trajectories) -> Result<TrainedTide> {
         let (form, view) = self.prepared(trajectories)?;
-        let mut recipe = self.recipe.clone();
-        recipe.options.learning_rate.get_or_insert(RATE * usual_rate(recipe.expansion * trajectories.d()));
-        let End { sae, mut rule, scale, dead_share, options, history, folder, .. } = recipe.run(&form, &view)?.end()?;
+        let End { sae, mut rule, scale, dead_share, options, history, folder, .. } =
+            self.recipe.run(&form, &view)?.end()?;
         let mut tables = rule.state().into_iter();
         let mut table = |name: &str| {
             let found = tables.find(|(n, _)| *n == name).map(|(_, values)| values.clone());

@@ -310,7 +310,8 @@ fn a_step_is_a_plain_sae_with_the_codes_of_the_modulated_input() {
         assert!(sae.decode(&folded).iter().zip(&undone).all(|(a, b)| (a - b).abs() < 1e-4));
         assert_eq!(trained.encode_all(&trajectories).unwrap()[i].token(7 * 16), folded.token(0));
     }
-    assert_eq!(trained.options.learning_rate, Some(2.0 * 2e-4 * (16384.0f32 / 18.0).sqrt()));
+    assert_eq!(trained.options.schedule, crate::sae::Schedule::Cosine);
+    assert_eq!(trained.options.learning_rate, Some(1.6e-2), "twice the highest that a rate is raised to");
     // What the training reports is what the result has.
     let last = trained.history.last().unwrap();
     assert!(
