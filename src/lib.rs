@@ -4,6 +4,7 @@
 
 pub mod activations;
 pub mod concepts;
+pub mod device;
 pub mod diffusion;
 pub mod embedded;
 pub mod error;

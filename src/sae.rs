@@ -20,6 +20,7 @@ mod batch_topk;
 mod blocks;
 mod codes;
 pub mod command;
+mod device;
 mod files;
 mod form;
 mod forward;

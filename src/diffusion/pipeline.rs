@@ -12,6 +12,7 @@ pub(crate) use picture::png;
 pub use picture::{Picture, Settings};
 pub use reader::{ClipReader, Reader, T5Reader};
 
+use crate::device;
 use crate::diffusion::captions::Captions;
 use crate::diffusion::denoiser::Denoiser;
 use crate::diffusion::dit::{Dit, DitConfig, MicroConditions, Modulation};
@@ -75,12 +76,12 @@ pub struct Pipeline {
 
 impl Pipeline {
     /// Opens a model by the name of an embedded one, by its folder, or by its hub id (see
-    /// [`locate`](crate::diffusion::open::locate)).
+    /// [`locate`](crate::diffusion::open::locate)), on the [chosen](crate::device::chosen) device.
     ///
     /// # Errors
-    /// Names the file, component, field or tensor that is missing, truncated or not supported.
+    /// Names the file, component, field or tensor that is missing, truncated or not supported; of the device.
     pub fn open(name: &str) -> Result<Self> {
-        Self::open_on(name, &Device::Cpu)
+        Self::open_on(name, &device::chosen()?)
     }
 
     /// As [`Pipeline::open`], on a device.

@@ -2,6 +2,7 @@
 
 use super::architecture::check_k;
 use super::codes::Codes;
+use super::device::Selection;
 use super::form::Form;
 use super::recipe::{Recipe, recipe};
 use super::rule::{Batch, Rule, above_one};
@@ -103,11 +104,18 @@ impl Rule for BatchTopKRule {
     }
 
     fn terms(&mut self, _: &Step, main: &mut Path, _: &mut Path) {
-        let smallest = main.codes.value.iter().copied().fold(f32::INFINITY, f32::min);
-        if smallest.is_finite() {
+        self.smallest(main.codes.value.iter().copied().fold(f32::INFINITY, f32::min));
+    }
+
+    fn selection(&self) -> Option<Selection> {
+        Some(Selection::Batch(self.k))
+    }
+
+    fn smallest(&mut self, code: f32) {
+        if code.is_finite() {
             let [mean, batches] = &mut self.threshold[..] else { return };
             *batches += 1.0;
-            *mean += (smallest - *mean) * SHARE.max(1.0 / *batches);
+            *mean += (code - *mean) * SHARE.max(1.0 / *batches);
         }
     }
 

@@ -6,8 +6,10 @@ use super::tensors::Arrays;
 use super::{Options, Quality};
 use crate::activations::shard::atomically;
 use crate::activations::{Activations, Store};
+use crate::device;
 use crate::diffusion::hook::{Half, Kind};
 use crate::error::{Error, Result};
+use candle_core::Device;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
@@ -20,7 +22,7 @@ const CONFIG: &str = "train.json";
 #[derive(Debug, Clone, Args)]
 pub struct Train {
     /// JSON: activations (store, module, kind, half, t; or file, tensor), sae (architecture and its settings), expansion,
-    /// options, run (the folder for checkpoints, log.csv, report.html and the result). Paths are relative to the current folder.
+    /// options, device (cpu, cuda, cuda:1 ...), run (the folder for checkpoints, log.csv, report.html and the result). Paths are relative to the current folder.
     pub config: PathBuf,
 }
 
@@ -33,6 +35,9 @@ struct Config {
     expansion: usize,
     #[serde(default)]
     options: Options,
+    /// Where the steps are taken; the CPU unless another is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    device: Option<String>,
     run: PathBuf,
 }
 
@@ -134,6 +139,7 @@ impl Train {
         let recipe = Recipe {
             options: config.options.clone(),
             folder: Some(config.run.clone()),
+            device: config.device.as_deref().map_or(Ok(Device::Cpu), device::named)?,
             ..Recipe::new(config.expansion)
         };
         let trained = recipe.train(&config.sae, &activations)?;

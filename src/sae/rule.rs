@@ -2,6 +2,7 @@
 
 use super::adam::{Adam, Moments};
 use super::codes::Codes;
+use super::device::Selection;
 use super::forward::{self, Residuals};
 use super::train::{Path, Settings};
 use super::weights::Weights;
@@ -96,6 +97,15 @@ pub(crate) trait Rule: Send {
     fn budget(&self) -> Option<usize> {
         None
     }
+
+    /// Which pre-activations become codes, where that and the squares are all that there is to the architecture: such a
+    /// step can be taken on a device.
+    fn selection(&self) -> Option<Selection> {
+        None
+    }
+
+    /// Learns what the smallest code of a batch was.
+    fn smallest(&mut self, _code: f32) {}
 
     /// Ends of the nested prefixes of latents that each reconstruct the input; empty if only all of them do.
     fn levels(&self) -> &[usize] {

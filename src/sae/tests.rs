@@ -16,6 +16,8 @@ use crate::random::stream;
 
 #[path = "tests/course.rs"]
 mod course;
+#[path = "tests/device.rs"]
+mod device;
 #[path = "tests/gradients.rs"]
 mod gradients;
 

@@ -2,6 +2,7 @@
 
 use super::architecture::check_k;
 use super::codes::Codes;
+use super::device::Selection;
 use super::form::Form;
 use super::recipe::{Recipe, recipe};
 use super::rule::{Batch, Rule};
@@ -73,6 +74,10 @@ impl TopKRule {
 impl Rule for TopKRule {
     fn encode(&mut self, batch: &Batch<'_>, main: &mut Codes, second: &mut Codes) {
         batch.tiles(|scores| batch.top(scores, self.k, main, second));
+    }
+
+    fn selection(&self) -> Option<Selection> {
+        Some(Selection::Token(self.k))
     }
 
     fn fold(&self, weights: Weights) -> Sae {

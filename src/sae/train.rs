@@ -17,6 +17,7 @@
 use super::adam::{Adam, Moments};
 use super::blocks::{self, Rows};
 use super::codes::{ByLatent, Codes};
+use super::device::{Found, OnDevice};
 use super::forward::{self, nested_residuals, residuals};
 use super::rule::{Batch, Pass, Rule, Second};
 use super::start::normalise;
@@ -25,6 +26,7 @@ use crate::error::{Error, Result};
 use crate::kernels::gathered::Panels;
 use crate::kernels::sparse::{add_scaled, dot, scale};
 use crate::random::stream;
+use candle_core::Device;
 use rayon::prelude::*;
 
 /// Latents that one thread takes at a time where entries are few; fixed, so that partial sums do not depend on threads.
@@ -44,6 +46,8 @@ pub(crate) struct Trainer {
     second: Path,
     /// Of the decoder, then of the batch.
     panels: Panels,
+    /// Weights and moments while the steps are taken elsewhere; those above are then older.
+    device: Option<OnDevice>,
 }
 
 /// Codes on their way through a step; the buffers live from step to step.
@@ -133,15 +137,79 @@ impl Trainer {
         let moments = [zeros(&weights.w_enc), zeros(&weights.b_enc), zeros(&weights.w_dec), zeros(&weights.b_dec)];
         let latents = weights.latents;
         let (main, second) = (Path::new(latents), Path::new(latents));
-        Self { weights, rule, moments, silent: vec![0; latents], done: 0, main, second, panels: Panels::default() }
+        Self {
+            weights,
+            rule,
+            moments,
+            silent: vec![0; latents],
+            done: 0,
+            main,
+            second,
+            panels: Panels::default(),
+            device: None,
+        }
+    }
+
+    /// Takes the steps from here on on `device`.
+    ///
+    /// # Errors
+    /// An architecture with terms of its own; of the tensor library.
+    pub(crate) fn move_to(&mut self, device: &Device) -> Result<()> {
+        let Some(selection) = self.rule.selection() else {
+            return Err(Error::invalid(format!(
+                "a step on {:?}: written for TopK and BatchTopK only; train this architecture on the CPU",
+                device.location()
+            )));
+        };
+        self.device = Some(OnDevice::new(&self.weights, &self.moments, selection, device)?);
+        Ok(())
+    }
+
+    /// Brings weights and moments back from a device.
+    pub(crate) fn fetch(&mut self) -> Result<()> {
+        match &self.device {
+            Some(device) => device.fetch(&mut self.weights, &mut self.moments),
+            None => Ok(()),
+        }
+    }
+
+    /// Latents that were silent for the whole window.
+    fn dead(&self, window: u64) -> Vec<u32> {
+        (0..self.weights.latents as u32).filter(|&j| self.silent[j as usize] >= window).collect()
+    }
+
+    fn finite(&self, loss: f64) -> Result<()> {
+        if loss.is_finite() {
+            return Ok(());
+        }
+        Err(Error::invalid(format!("the loss is {loss} at step {}: a lower learning rate may help", self.done)))
+    }
+
+    fn step_elsewhere(&mut self, x: &[f32], settings: &Settings) -> Result<Step> {
+        let dead = self.dead(settings.dead_window);
+        let Some(device) = &mut self.device else { return Err(Error::invalid("no device")) };
+        let Found { step, fired, smallest } = device.step(x, &dead, settings)?;
+        self.finite(step.loss)?;
+        if let Some(code) = smallest {
+            self.rule.smallest(code);
+        }
+        let tokens = (x.len() / self.weights.d) as u64;
+        for (silent, fired) in self.silent.iter_mut().zip(fired) {
+            *silent = if fired { 0 } else { *silent + tokens };
+        }
+        self.done += 1;
+        Ok(step)
     }
 
     /// One step on `x` = `[tokens, d]`.
     pub(crate) fn step(&mut self, x: &[f32], settings: &Settings) -> Result<Step> {
+        if self.device.is_some() {
+            return self.step_elsewhere(x, settings);
+        }
         let (d, latents) = (self.weights.d, self.weights.latents);
         let tokens = x.len() / d;
         let xc = self.rule.input(x, &self.weights.b_dec, settings.scale);
-        let dead: Vec<u32> = (0..latents as u32).filter(|&j| self.silent[j as usize] >= settings.dead_window).collect();
+        let dead = self.dead(settings.dead_window);
         let (main, second, weights) = (&mut self.main, &mut self.second, &self.weights);
         main.codes.clear();
         second.codes.clear();
@@ -182,12 +250,8 @@ impl Trainer {
             (found, judged) = (own.residuals, own.explained_variance);
         }
         let loss = found.squares / x.len() as f64;
-        if !loss.is_finite() {
-            return Err(Error::invalid(format!(
-                "the loss is {loss} at step {}: a lower learning rate may help",
-                self.done
-            )));
-        }
+        self.finite(loss)?;
+        let (main, second) = (&mut self.main, &mut self.second);
         self.rule.terms(settings, main, second);
         main.sort(d);
         if second.codes.index.is_empty() {

@@ -187,6 +187,7 @@ impl Training {
         if let Some(folder) = &self.folder {
             let due = self.checkpoint_every.map_or(self.saved.elapsed() >= CHECKPOINT, |n| done.is_multiple_of(n));
             if due || self.is_over() {
+                self.trainer.fetch()?;
                 resume::save(folder, &self.identity, &mut self.trainer, self.scale, &self.history)?;
                 self.saved = Instant::now();
             }
@@ -229,7 +230,8 @@ impl Training {
     }
 
     /// The SAE as it is now, not yet judged.
-    pub(crate) fn end(self) -> Result<End> {
+    pub(crate) fn end(mut self) -> Result<End> {
+        self.trainer.fetch()?;
         let dead_share = self.trainer.dead_share(self.resolved.dead_window);
         let mut sae = unscaled(self.trainer.rule.fold(self.trainer.weights), self.scale);
         let about = self.training.about();

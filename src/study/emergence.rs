@@ -4,6 +4,7 @@ use super::scale::{Scale, named};
 use crate::activations::{Capture, Store};
 use crate::concepts::source::annotated;
 use crate::concepts::{LabelledMask, MaskFile, Vocabulary};
+use crate::device;
 use crate::diffusion::hook::Half;
 use crate::diffusion::pipeline::Pipeline;
 use crate::error::{Error, Result};
@@ -196,7 +197,7 @@ impl Emergence {
             Scale::Smoke => recipe.epochs(2),
             Scale::Laptop => recipe,
             // Section 4.1 of the paper.
-            Scale::Paper => recipe.epochs(1).batch(4096).learning_rate(1e-4),
+            Scale::Paper => recipe.epochs(1).batch(4096).learning_rate(1e-4).on(&device::chosen()?),
         };
         recipe
             .run(self.folder.join("saes").join(format!("{block}-{half}-t{t}-k{k}").replace(' ', "-")))
