@@ -91,8 +91,8 @@ impl Evaluate {
         }
         let verdicts = captions.iter().zip(&annotations).map(|(c, a)| judge(&c.facts, a)).collect();
         println!("renders of the same scenes, judged the same way\n{}", Faithfulness { verdicts });
-        println!("annotator on these renders, mean IoU of objects {}", classes.named(&Class::ALL));
-        println!("  of parts {}", parts.named(&Part::ALL));
+        println!("annotator on these renders, mean IoU of objects {}", classes.named(Class::ALL));
+        println!("  of parts {}", parts.named(Part::ALL));
         if pictures.len() > 1 {
             // Scenes of other numbers: what two sets of renders come to.
             let n = captions.len() as u64;

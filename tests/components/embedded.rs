@@ -62,8 +62,8 @@ fn the_annotator_finds_what_unseen_renders_show() {
     }
     // Over 192 unseen renders: mean IoU of objects .936, of parts .853, style and background right in all.
     assert!(right * 100 >= objects * 95, "{right} of {objects} objects");
-    assert!(of_classes.mean() > 0.9, "objects: {}", of_classes.named(&Class::ALL));
-    assert!(of_parts.mean() > 0.75, "parts: {}", of_parts.named(&Part::ALL));
+    assert!(of_classes.mean() > 0.9, "objects: {}", of_classes.named(Class::ALL));
+    assert!(of_parts.mean() > 0.75, "parts: {}", of_parts.named(Part::ALL));
     assert!(whole >= 38, "{whole} of 40 pictures");
 }
 

@@ -154,8 +154,8 @@ fn report(network: &Network, unseen: &[Example]) -> Result<()> {
         backgrounds += right(best(&answer.background)?, &|e| e.background.index());
     }
     let percent = |n: usize, of: usize| 100.0 * n as f64 / of.max(1) as f64;
-    eprintln!("annotator: mean IoU of objects {}", classes.named(&Class::ALL));
-    eprintln!("annotator: mean IoU of parts {}", parts.named(&Part::ALL));
+    eprintln!("annotator: mean IoU of objects {}", classes.named(Class::ALL));
+    eprintln!("annotator: mean IoU of parts {}", parts.named(Part::ALL));
     eprintln!(
         "annotator: right: {:.1} % of coloured pixels ({} colours), {:.1} % of styles, {:.1} % of backgrounds",
         percent(colours.0, colours.1),
