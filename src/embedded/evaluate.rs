@@ -83,11 +83,8 @@ impl Evaluate {
         let annotations = annotator.annotate(&truth)?;
         let (mut classes, mut parts) = (MapOverlap::new(Class::COUNT), MapOverlap::new(Part::COUNT));
         for (found, render) in annotations.iter().zip(&renders) {
-            let pairs = |found: &[u8], truth: &[u8], overlap: &mut MapOverlap| {
-                found.iter().zip(truth).for_each(|(&f, &t)| overlap.add(f.into(), t.into()));
-            };
-            pairs(&found.class_map, &render.class_map, &mut classes);
-            pairs(&found.part_map(), &render.part_map, &mut parts);
+            classes.add_maps(&found.class_map, &render.class_map);
+            parts.add_maps(&found.part_map(), &render.part_map);
         }
         let verdicts = captions.iter().zip(&annotations).map(|(c, a)| judge(&c.facts, a)).collect();
         println!("renders of the same scenes, judged the same way\n{}", Faithfulness { verdicts });

@@ -44,6 +44,14 @@ impl MapOverlap {
         }
     }
 
+    /// Counts the pixels of two maps of one size.
+    ///
+    /// # Panics
+    /// As [`add`](Self::add).
+    pub fn add_maps(&mut self, found: &[u8], truth: &[u8]) {
+        found.iter().zip(truth).for_each(|(&f, &t)| self.add(f.into(), t.into()));
+    }
+
     /// The IoU of labels 1, 2, …; 0 of one that neither map has.
     #[must_use]
     pub fn each(&self) -> Vec<f64> {

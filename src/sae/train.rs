@@ -178,38 +178,24 @@ impl Trainer {
         (0..self.weights.latents as u32).filter(|&j| self.silent[j as usize] >= window).collect()
     }
 
-    fn finite(&self, loss: f64) -> Result<()> {
-        if loss.is_finite() {
-            return Ok(());
-        }
-        Err(Error::invalid(format!("the loss is {loss} at step {}: a lower learning rate may help", self.done)))
-    }
-
-    fn step_elsewhere(&mut self, x: &[f32], settings: &Settings) -> Result<Step> {
-        let dead = self.dead(settings.dead_window);
-        let Some(device) = &mut self.device else { return Err(Error::invalid("no device")) };
-        let Found { step, fired, smallest } = device.step(x, &dead, settings)?;
-        self.finite(step.loss)?;
-        if let Some(code) = smallest {
-            self.rule.smallest(code);
-        }
-        let tokens = (x.len() / self.weights.d) as u64;
-        for (silent, fired) in self.silent.iter_mut().zip(fired) {
-            *silent = if fired { 0 } else { *silent + tokens };
-        }
-        self.done += 1;
-        Ok(step)
-    }
-
     /// One step on `x` = `[tokens, d]`.
     pub(crate) fn step(&mut self, x: &[f32], settings: &Settings) -> Result<Step> {
-        if self.device.is_some() {
-            return self.step_elsewhere(x, settings);
-        }
         let (d, latents) = (self.weights.d, self.weights.latents);
         let tokens = x.len() / d;
-        let xc = self.rule.input(x, &self.weights.b_dec, settings.scale);
         let dead = self.dead(settings.dead_window);
+        if let Some(device) = &mut self.device {
+            let Found { step, fired, smallest } = device.step(x, &dead, settings)?;
+            finite(step.loss, self.done)?;
+            if let Some(code) = smallest {
+                self.rule.smallest(code);
+            }
+            for (silent, fired) in self.silent.iter_mut().zip(fired) {
+                *silent = if fired { 0 } else { *silent + tokens as u64 };
+            }
+            self.done += 1;
+            return Ok(step);
+        }
+        let xc = self.rule.input(x, &self.weights.b_dec, settings.scale);
         let (main, second, weights) = (&mut self.main, &mut self.second, &self.weights);
         main.codes.clear();
         second.codes.clear();
@@ -250,8 +236,7 @@ impl Trainer {
             (found, judged) = (own.residuals, own.explained_variance);
         }
         let loss = found.squares / x.len() as f64;
-        self.finite(loss)?;
-        let (main, second) = (&mut self.main, &mut self.second);
+        finite(loss, self.done)?;
         self.rule.terms(settings, main, second);
         main.sort(d);
         if second.codes.index.is_empty() {
@@ -353,7 +338,7 @@ impl Trainer {
     /// [`Options::resample`]: crate::sae::Options::resample
     fn restart_dead(&mut self, size: usize, window: u64, seed: u64) {
         let d = self.weights.d;
-        let dead: Vec<usize> = (0..self.weights.latents).filter(|&j| self.silent[j] >= window).collect();
+        let dead = self.dead(window);
         let alive = self.weights.latents - dead.len();
         let errors = &self.main.r[self.main.r.len() - size..];
         let mut until = 0.0;
@@ -373,7 +358,7 @@ impl Trainer {
         let whole: f64 = (0..self.weights.latents).filter(|&j| self.silent[j] < window).map(length).sum();
         let share = 0.2 * (whole / alive as f64) as f32;
         let mut random = stream(seed, "resampled latents", self.done as u64);
-        for j in dead {
+        for j in dead.into_iter().map(|j| j as usize) {
             let drawn = f64::from(random.range(0.0, 1.0)) * until;
             let t = sums.partition_point(|s| *s <= drawn).min(sums.len() - 1);
             let rows = j * d..(j + 1) * d;
@@ -393,8 +378,16 @@ impl Trainer {
 
     /// Share of latents that were silent for the whole window.
     pub(crate) fn dead_share(&self, window: u64) -> f64 {
-        self.silent.iter().filter(|&&s| s >= window).count() as f64 / self.silent.len() as f64
+        self.dead(window).len() as f64 / self.silent.len() as f64
     }
+}
+
+/// Refuses the loss of a step that is no number.
+fn finite(loss: f64, step: usize) -> Result<()> {
+    if loss.is_finite() {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("the loss is {loss} at step {step}: a lower learning rate may help")))
 }
 
 /// What the gradients of a latent are summed from.
