@@ -6,6 +6,7 @@ pub mod activations;
 pub mod concepts;
 pub mod device;
 pub mod diffusion;
+mod digest;
 pub mod embedded;
 pub mod error;
 pub mod figure;

@@ -12,6 +12,7 @@ pub mod generate;
 pub mod image;
 pub mod interval;
 pub mod judge;
+mod kept;
 pub mod loss_recovered;
 pub mod lpips;
 pub mod pair_edits;

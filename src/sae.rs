@@ -68,14 +68,16 @@ pub use training::Training;
 use architecture::check_tensor;
 
 use crate::activations::{Activations, Description};
+use crate::digest;
 use crate::error::{Error, Result};
 use crate::kernels::sparse::add_rows;
 use crate::random::stream;
+use std::fmt;
 
 /// A sparse autoencoder in its inference form: plain data, in the units of the activations it was trained on.
 ///
 /// z = activation(W_enc (x − b_dec) + b_enc), x̂ = W_decᵀ z + b_dec, with the activation that [`Architecture`] says.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Sae {
     /// How latents are made.
     pub architecture: Architecture,
@@ -95,6 +97,21 @@ pub struct Sae {
     pub about: Option<Description>,
     /// Further facts that travel in the file: how it was trained.
     pub facts: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Weights as one digest: nobody reads a million numbers.
+impl fmt::Debug for Sae {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let weights = digest::of_arrays(&[&self.w_enc, &self.b_enc, &self.w_dec, &self.b_dec]);
+        f.debug_struct("Sae")
+            .field("architecture", &self.architecture)
+            .field("d", &self.d)
+            .field("latents", &self.latents)
+            .field("weights", &weights)
+            .field("about", &self.about)
+            .field("facts", &self.facts)
+            .finish()
+    }
 }
 
 impl Sae {

@@ -81,6 +81,8 @@ fn training_across_cells_gives_the_gradients_of_one_program() {
             "let dw: Vec<f32> = grads.get(&w).unwrap().flatten_all()?.to_vec1()?;
 let db: Vec<f32> = grads.get(&b).unwrap().to_vec1()?;
 println!(\"{dw:?} {db:?}\");",
+            "eprintln!(\"steps: 1/2 · 0:03 elapsed, 0:03 left · loss 0.5\");
+eprintln!(\"a word to keep\");",
         ],
     );
     assert!(ok, "{said}");
@@ -91,6 +93,9 @@ println!(\"{dw:?} {db:?}\");",
     let (dw, db) = train(&x, &w, &b).unwrap();
     assert!(dw.iter().any(|g| g.abs() > 1e-3), "the comparison would be empty: {dw:?}");
     assert_eq!(printed(&notebook, 7).trim(), format!("{dw:?} {db:?}"));
+    // Progress is shown to whoever waits, and not kept.
+    assert!(said.contains("steps: 1/2"), "{said}");
+    assert_eq!(notebook["cells"][8]["outputs"][0]["text"], "a word to keep\n");
     same_versions(&place);
 }
 

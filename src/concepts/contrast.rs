@@ -113,6 +113,27 @@ impl Contrast {
     /// # Errors
     /// When no picture, or every picture, has the label; the nearest words are named.
     pub fn of(&self, word: &str, n: usize) -> Result<Vec<(usize, f32)>> {
+        let mut order = self.gaps(word)?;
+        order.retain(|(_, gap)| *gap > 0.0);
+        order.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        order.truncate(n);
+        Ok(order)
+    }
+
+    /// The `n` latents with the greatest gaps of either sign: what the label's pictures have, and what they lack.
+    ///
+    /// # Errors
+    /// As [`of`](Self::of).
+    pub fn both_ways(&self, word: &str, n: usize) -> Result<Vec<(usize, f32)>> {
+        let mut order = self.gaps(word)?;
+        order.retain(|(_, gap)| *gap != 0.0);
+        order.sort_by(|a, b| b.1.abs().total_cmp(&a.1.abs()).then(a.0.cmp(&b.0)));
+        order.truncate(n);
+        Ok(order)
+    }
+
+    /// The gap of every latent for a label.
+    fn gaps(&self, word: &str) -> Result<Vec<(usize, f32)>> {
         let found = self.labels.iter().find(|l| l.label.word == word).ok_or_else(|| {
             Error::unknown(
                 "label in contrast",
@@ -120,10 +141,7 @@ impl Contrast {
                 self.labels.iter().map(|l| &l.label.word).collect::<BTreeSet<_>>(),
             )
         })?;
-        let mut order: Vec<(usize, f32)> = found.gaps.iter().copied().enumerate().filter(|(_, g)| *g > 0.0).collect();
-        order.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        order.truncate(n);
-        Ok(order)
+        Ok(found.gaps.iter().copied().enumerate().collect())
     }
 
     /// One row for every label: word, vocabulary, pictures, the latent with the greatest gap, that gap.
@@ -189,6 +207,7 @@ mod tests {
         assert_eq!(contrast.labels[1].gaps, [-1.0, -0.5, 2.0, 0.0]);
         assert_eq!(contrast.of("night", 9).unwrap(), [(2, 2.0)]);
         assert_eq!(contrast.of("flat", 1).unwrap(), [(0, 1.0)]);
+        assert_eq!(contrast.both_ways("night", 9).unwrap(), [(2, 2.0), (0, -1.0), (1, -0.5)]);
         assert_eq!(contrast.table().unwrap().shape(), (2, 5));
         let none = contrast.of("nihgt", 1).unwrap_err().to_string();
         assert!(none.contains("nihgt") && none.contains("night"), "{none}");

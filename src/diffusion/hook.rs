@@ -170,6 +170,12 @@ pub trait Hook: Send {
         None
     }
 
+    /// A digest of all that determines what it does to a picture; `None` if that cannot be told, and pictures made with
+    /// it are then not [kept](crate::measure::generate::Settled::kept_in).
+    fn identity(&self) -> Option<u64> {
+        None
+    }
+
     /// Looks at an activation and may replace it.
     ///
     /// # Errors
@@ -188,6 +194,10 @@ impl<H: Hook + ?Sized> Hook for &mut H {
 
     fn about(&self) -> Option<String> {
         (**self).about()
+    }
+
+    fn identity(&self) -> Option<u64> {
+        (**self).identity()
     }
 
     fn visit(&mut self, visit: &Visit<'_>, activation: &Tensor) -> Result<Option<Tensor>> {

@@ -266,6 +266,10 @@ macro_rules! edit {
                 Some(self.common.about())
             }
 
+            fn identity(&self) -> Option<u64> {
+                $crate::digest::of_shown(self)
+            }
+
             fn visit(
                 &mut self,
                 visit: &$crate::diffusion::hook::Visit<'_>,

@@ -4,6 +4,7 @@
 //! itself.) TIDE's later version compares the Fréchet distances of pictures made this way.
 
 use crate::diffusion::hook::{Half, Hook, Site, Visit};
+use crate::digest::of_shown;
 use crate::error::{Error, Result};
 use crate::sae::Sae;
 use candle_core::{DType, Tensor};
@@ -57,6 +58,10 @@ impl Hook for Reconstruction {
 
     fn wants(&self, _: usize, _: usize, half: Half) -> bool {
         self.half.is_none_or(|own| own == half)
+    }
+
+    fn identity(&self) -> Option<u64> {
+        of_shown(self)
     }
 
     fn visit(&mut self, visit: &Visit<'_>, activation: &Tensor) -> Result<Option<Tensor>> {

@@ -21,6 +21,8 @@ from jupyter_client import KernelManager
 
 GUARD = "denoscope_cell_ran"
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
+# What the library prints while something long goes on: "capture, pictures: 96/400 · 0:46 elapsed, 2:25 left".
+PROGRESS = re.compile(r".*: \d+/\d+ · [\d:]+ elapsed, [\d:]+ left")
 # Seconds between two looks whether the kernel, and whoever started this program, still live.
 POLL = 2.0
 # Seconds that the words of a cell that left early may take to arrive.
@@ -73,6 +75,20 @@ def add(outputs, output):
             outputs[-1]["text"] += output["text"]
             return
     outputs.append(output)
+
+
+def without_progress(outputs):
+    """The outputs of a finished cell without lines of progress, which are for whoever waits."""
+    kept = []
+    for output in outputs:
+        if output["output_type"] == "stream":
+            lines = output["text"].splitlines(keepends=True)
+            text = "".join(line for line in lines if not PROGRESS.match(line))
+            if not text.strip() and text != output["text"]:
+                continue
+            output = {**output, "text": text}
+        kept.append(output)
+    return kept
 
 
 def unguarded(traceback):
@@ -230,7 +246,9 @@ def run(kernel, path, output, folder, quiet=False, keep_going=False):
             if not quiet:
                 mark = "FAILED" if failed else f"{seconds:6.1f} s"
                 say(f"  cell {number} of {len(cells)} {mark}  {title[:70]}")
-            if failed:
+            if not failed:
+                cell["outputs"] = without_progress(cell["outputs"])
+            else:
                 failures += 1
                 cell["metadata"]["denoscope"].update(failed=failed[0], message=failed[1])
                 if failed[0] == "Died" or not keep_going:

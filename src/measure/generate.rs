@@ -1,11 +1,13 @@
 //! What an evaluation asks of a model: pictures for prompts and seeds, with or without edits.
 
+use super::kept::Kept;
 use crate::diffusion::hook::Hook;
 use crate::diffusion::pipeline::Pipeline;
 use crate::error::{Error, Result};
 use crate::progress::Part;
 use image::RgbImage;
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 /// A model with its steps and guidance settled.
 pub trait Generate {
@@ -29,18 +31,19 @@ where
 }
 
 /// A pipeline with steps and guidance settled.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Settled<'a> {
     pipeline: &'a Pipeline,
     steps: usize,
     guidance: f64,
+    kept: Option<Kept>,
 }
 
 impl<'a> Settled<'a> {
     /// `pipeline` with `steps` denoising steps and its own guidance scale.
     #[must_use]
     pub fn new(pipeline: &'a Pipeline, steps: usize) -> Self {
-        Self { pipeline, steps, guidance: pipeline.guidance() }
+        Self { pipeline, steps, guidance: pipeline.guidance(), kept: None }
     }
 
     /// With another guidance scale.
@@ -49,15 +52,34 @@ impl<'a> Settled<'a> {
         self.guidance = guidance;
         self
     }
+
+    /// Keeps pictures below `folder`, and reads there those that it has: an evaluation that was interrupted goes on where
+    /// it stopped, and one that was finished takes seconds. Pictures are known by model, steps, guidance, prompts, seeds
+    /// and the [identities](Hook::identity) of all hooks; those made with a hook that has none are made anew. The folder
+    /// may be deleted at any time.
+    #[must_use]
+    pub fn kept_in(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.kept = Some(Kept::new(folder.into()));
+        self
+    }
 }
 
 impl Generate for Settled<'_> {
     fn generate(&mut self, prompts: &[String], seeds: &[u64], mut hooks: Vec<Box<dyn Hook>>) -> Result<Vec<RgbImage>> {
+        let key = [self.pipeline.fingerprint(), &format!("{} steps, guidance {}", self.steps, self.guidance)];
+        let place = self.kept.as_ref().and_then(|kept| kept.place(&key, prompts, seeds, &hooks));
+        if let Some(known) = place.as_ref().map(|place| place.read(prompts.len())).transpose()?.flatten() {
+            return Ok(known);
+        }
         let mut request = self.pipeline.prompts(prompts).seeds(seeds).steps(self.steps).guidance(self.guidance);
         for hook in &mut hooks {
             request = request.with(hook.as_mut());
         }
-        Ok(request.run()?.into_iter().map(|picture| picture.image).collect())
+        let made: Vec<RgbImage> = request.run()?.into_iter().map(|picture| picture.image).collect();
+        if let Some(place) = place {
+            place.write(&made)?;
+        }
+        Ok(made)
     }
 }
 

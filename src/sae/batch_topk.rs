@@ -2,7 +2,7 @@
 
 use super::architecture::check_k;
 use super::codes::Codes;
-use super::device::Selection;
+use super::device::{Dense, Selection};
 use super::form::Form;
 use super::recipe::{Recipe, recipe};
 use super::rule::{Batch, Rule, above_one};
@@ -107,8 +107,8 @@ impl Rule for BatchTopKRule {
         self.smallest(main.codes.value.iter().copied().fold(f32::INFINITY, f32::min));
     }
 
-    fn selection(&self) -> Option<Selection> {
-        Some(Selection::Batch(self.k))
+    fn dense(&self) -> Option<Dense> {
+        Some(Dense::Largest { selection: Selection::Batch(self.k), levels: Vec::new() })
     }
 
     fn smallest(&mut self, code: f32) {

@@ -1,6 +1,7 @@
 //! The Gated architecture (Rajamanoharan et al. 2024a).
 
 use super::codes::Codes;
+use super::device::Dense;
 use super::form::Form;
 use super::recipe::{L1, Recipe, recipe, sparsity};
 use super::rule::{Batch, Own, Rule, Second, dense_start};
@@ -102,6 +103,14 @@ impl Rule for GatedRule {
             *slope *= gains[j];
         }
         main.drop_silent();
+    }
+
+    fn dense(&self) -> Option<Dense> {
+        Some(Dense::Gated(self.settings))
+    }
+
+    fn own(&mut self) -> Vec<&mut Own> {
+        vec![&mut self.r_mag, &mut self.b_mag]
     }
 
     fn update(&mut self, adam: &super::adam::Adam, c: f32) {

@@ -1,6 +1,7 @@
 //! The JumpReLU architecture (Rajamanoharan et al. 2024b).
 
 use super::codes::Codes;
+use super::device::Dense;
 use super::form::Form;
 use super::recipe::{Recipe, recipe, sparsity};
 use super::rule::{Batch, Own, Rule, dense_start, risen};
@@ -146,6 +147,14 @@ impl Rule for JumpReLURule {
             }
         }
         main.drop_silent();
+    }
+
+    fn dense(&self) -> Option<Dense> {
+        Some(Dense::Thresholds(self.settings))
+    }
+
+    fn own(&mut self) -> Vec<&mut Own> {
+        vec![&mut self.log_threshold]
     }
 
     fn update(&mut self, adam: &super::adam::Adam, c: f32) {

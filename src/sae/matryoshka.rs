@@ -3,6 +3,7 @@
 use super::Sae;
 use super::batch_topk::{self, BatchTopKRule};
 use super::codes::Codes;
+use super::device::Dense;
 use super::form::Form;
 use super::recipe::{Recipe, recipe};
 use super::rule::{Batch, Rule};
@@ -100,6 +101,17 @@ impl Rule for MatryoshkaRule {
 
     fn terms(&mut self, settings: &Step, main: &mut Path, second: &mut Path) {
         self.inner.terms(settings, main, second);
+    }
+
+    fn dense(&self) -> Option<Dense> {
+        match self.inner.dense()? {
+            Dense::Largest { selection, .. } => Some(Dense::Largest { selection, levels: self.levels.clone() }),
+            other => Some(other),
+        }
+    }
+
+    fn smallest(&mut self, code: f32) {
+        self.inner.smallest(code);
     }
 
     fn budget(&self) -> Option<usize> {

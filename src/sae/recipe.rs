@@ -41,8 +41,8 @@ macro_rules! settings {
                 self
             }
 
-            /// Takes the steps on `device`, a GPU: TopK and BatchTopK only, and as dense products, so that a CPU is
-            /// faster without. The result is the same up to rounding.
+            /// Takes the steps on `device`, a GPU: as dense products, so that a CPU is faster without. The result is the
+            /// same up to rounding.
             #[must_use]
             pub fn on(mut self, device: &candle_core::Device) -> Self {
                 self.recipe.device = device.clone();

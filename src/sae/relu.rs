@@ -1,6 +1,7 @@
 //! The ReLU architecture with an L1 penalty (Bricken et al. 2023).
 
 use super::codes::Codes;
+use super::device::Dense;
 use super::form::Form;
 use super::recipe::{L1, Recipe, recipe, sparsity};
 use super::rule::{Batch, Rule, dense_start};
@@ -65,6 +66,10 @@ impl Rule for ReLURule {
     fn terms(&mut self, step: &Step, main: &mut Path, _: &mut Path) {
         let half = self.settings.slope(step.progress);
         main.slopes.iter_mut().for_each(|s| *s += half);
+    }
+
+    fn dense(&self) -> Option<Dense> {
+        Some(Dense::Positive(self.settings))
     }
 
     fn revives(&self) -> bool {

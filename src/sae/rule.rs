@@ -2,7 +2,7 @@
 
 use super::adam::{Adam, Moments};
 use super::codes::Codes;
-use super::device::Selection;
+use super::device::Dense;
 use super::forward::{self, Residuals};
 use super::train::{Path, Settings};
 use super::weights::Weights;
@@ -98,10 +98,14 @@ pub(crate) trait Rule: Send {
         None
     }
 
-    /// Which pre-activations become codes, where that and the squares are all that there is to the architecture: such a
-    /// step can be taken on a device.
-    fn selection(&self) -> Option<Selection> {
+    /// The step as operations on whole matrices, by which it can be taken on a device; `None` if it is not written so.
+    fn dense(&self) -> Option<Dense> {
         None
+    }
+
+    /// The numbers of every latent that it learns beside the weights.
+    fn own(&mut self) -> Vec<&mut Own> {
+        Vec::new()
     }
 
     /// Learns what the smallest code of a batch was.
@@ -173,7 +177,7 @@ pub(crate) fn risen(coefficient: f32, warm_up: f32, progress: f32) -> f32 {
 /// A number of every latent that one architecture learns beside the weights.
 pub(crate) struct Own {
     pub(crate) value: Vec<f32>,
-    moments: Moments,
+    pub(crate) moments: Moments,
     /// Summed over the entries of a step in their order.
     pub(crate) gradient: Vec<f32>,
 }

@@ -2,7 +2,7 @@
 
 use super::architecture::check_k;
 use super::codes::Codes;
-use super::device::Selection;
+use super::device::{Dense, Selection};
 use super::form::Form;
 use super::recipe::{Recipe, recipe};
 use super::rule::{Batch, Rule};
@@ -76,8 +76,8 @@ impl Rule for TopKRule {
         batch.tiles(|scores| batch.top(scores, self.k, main, second));
     }
 
-    fn selection(&self) -> Option<Selection> {
-        Some(Selection::Token(self.k))
+    fn dense(&self) -> Option<Dense> {
+        Some(Dense::Largest { selection: Selection::Token(self.k), levels: Vec::new() })
     }
 
     fn fold(&self, weights: Weights) -> Sae {

@@ -153,22 +153,22 @@ impl Trainer {
     /// Takes the steps from here on on `device`.
     ///
     /// # Errors
-    /// An architecture with terms of its own; of the tensor library.
+    /// An architecture whose step is not written for devices; of the tensor library.
     pub(crate) fn move_to(&mut self, device: &Device) -> Result<()> {
-        let Some(selection) = self.rule.selection() else {
+        let Some(dense) = self.rule.dense() else {
             return Err(Error::invalid(format!(
-                "a step on {:?}: written for TopK and BatchTopK only; train this architecture on the CPU",
+                "a step on {:?}: not written for this architecture; train it on the CPU",
                 device.location()
             )));
         };
-        self.device = Some(OnDevice::new(&self.weights, &self.moments, selection, device)?);
+        self.device = Some(OnDevice::new(&self.weights, &self.moments, &self.rule.own(), dense, device)?);
         Ok(())
     }
 
     /// Brings weights and moments back from a device.
     pub(crate) fn fetch(&mut self) -> Result<()> {
         match &self.device {
-            Some(device) => device.fetch(&mut self.weights, &mut self.moments),
+            Some(device) => device.fetch(&mut self.weights, &mut self.moments, self.rule.as_mut()),
             None => Ok(()),
         }
     }
@@ -184,13 +184,21 @@ impl Trainer {
         let tokens = x.len() / d;
         let dead = self.dead(settings.dead_window);
         if let Some(device) = &mut self.device {
-            let Found { step, fired, smallest } = device.step(x, &dead, settings)?;
+            let Found { step, fired, smallest, errors } = device.step(x, &dead, settings)?;
             finite(step.loss, self.done)?;
             if let Some(code) = smallest {
                 self.rule.smallest(code);
             }
             for (silent, fired) in self.silent.iter_mut().zip(fired) {
                 *silent = if fired { 0 } else { *silent + tokens as u64 };
+            }
+            if let Some((seed, errors)) = settings.resample.zip(errors) {
+                // Rare: on the host, and back.
+                let device = device.device().clone();
+                self.fetch()?;
+                self.main.r = errors;
+                self.restart_dead(x.len(), settings.dead_window, seed);
+                self.move_to(&device)?;
             }
             self.done += 1;
             return Ok(step);

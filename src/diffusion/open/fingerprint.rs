@@ -1,5 +1,6 @@
-//! A short digest of files, to tell models apart (not to withstand forgery).
+//! The digest of a model's files.
 
+use crate::digest::Digest;
 use crate::error::{Error, Result};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
@@ -14,32 +15,7 @@ const SAMPLES: u64 = 256;
 /// Bytes of a block.
 const BLOCK: usize = 1 << 16;
 
-/// FNV-1a over 64-bit words.
-#[derive(Debug)]
-pub(super) struct Digest(u64);
-
-impl Default for Digest {
-    fn default() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
-    }
-}
-
 impl Digest {
-    fn word(&mut self, word: u64) {
-        // The rotation lets high bits of a word reach low bits of the digest, which a product alone does not.
-        self.0 = (self.0 ^ word).wrapping_mul(0x0100_0000_01b3).rotate_left(23);
-    }
-
-    pub(super) fn bytes(&mut self, bytes: &[u8]) {
-        let words = bytes.chunks(8);
-        for chunk in words {
-            let mut word = [0u8; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.word(u64::from_le_bytes(word));
-        }
-        self.word(bytes.len() as u64);
-    }
-
     /// Name, size and content of a file.
     pub(super) fn file(&mut self, path: &Path) -> Result<()> {
         let mut file = std::fs::File::open(path).map_err(Error::file(path))?;
@@ -60,9 +36,5 @@ impl Digest {
             self.bytes(&block);
         }
         Ok(())
-    }
-
-    pub(super) fn hex(&self) -> String {
-        format!("{:016x}", self.0)
     }
 }

@@ -1,7 +1,7 @@
 //! A model's folder and its components.
 
-use super::fingerprint::Digest;
 use super::{Fields, INDEX, locate};
+use crate::digest::Digest;
 use crate::error::{Error, Result};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};

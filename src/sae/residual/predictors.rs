@@ -2,8 +2,10 @@
 
 use super::fit::{Fit, Prediction};
 use crate::activations::{Description, Trajectories};
+use crate::digest;
 use crate::error::{Error, Result};
 use crate::kernels::{Matrix, Precision, product};
+use std::fmt;
 
 /// Standardisation of every step and linear maps between neighbouring ones.
 ///
@@ -33,7 +35,7 @@ use crate::kernels::{Matrix, Precision, product};
 /// assert!(path.iter().zip(&back).all(|(a, b)| (a - b).abs() < 1e-5));
 /// # Ok::<(), denoscope::Error>(())
 /// ```
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Predictors {
     /// Steps of a trajectory.
     pub steps: usize,
@@ -53,6 +55,20 @@ pub struct Predictors {
     pub options: Prediction,
     /// Where and when the activations of every step were taken.
     pub about: Vec<Description>,
+}
+
+/// Arrays as one digest: nobody reads a million numbers.
+impl fmt::Debug for Predictors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Predictors")
+            .field("steps", &self.steps)
+            .field("d", &self.d)
+            .field("arrays", &digest::of_arrays(&[&self.mean, &self.deviation, &self.maps, &self.scale]))
+            .field("fits", &self.fits)
+            .field("options", &self.options)
+            .field("about", &self.about)
+            .finish()
+    }
 }
 
 impl Predictors {
