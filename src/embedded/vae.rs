@@ -20,11 +20,15 @@ use candle_core::{DType, Device, Tensor};
 /// Scenes that it learns from.
 const SCENES: usize = 6_000;
 /// Scenes that the decoder is trained on further.
-const DECODER_SCENES: usize = 3_000;
+const DECODER_SCENES: usize = 6_000;
 /// Unseen scenes that it is measured on.
 const UNSEEN: usize = 128;
 /// Weight β of the mean Kullback–Leibler divergence of a latent number.
 const BETA: f64 = 2e-4;
+/// Weight of the mean logarithm of a picture's square error in the decoder's loss: that is what PSNR is, and beside it pictures
+/// that are nearly right still have something to learn. A decoder that had come to 30.9 dB without it was at 31.4 after 8,000
+/// pictures with it, and at 32.9 after 36,000 more.
+const LOGARITHM: f64 = 0.02;
 /// Steps of [`BATCH`] when nothing else is asked for.
 const STEPS: usize = 10_000;
 /// Pictures a step: few, since at some 30 pictures a second on two cores the number of steps is what is short.
@@ -108,7 +112,8 @@ fn difference(x: &Tensor, axis: usize) -> Result<Tensor> {
     Ok((x.narrow(axis, 1, n)? - x.narrow(axis, 0, n)?)?.abs()?.mean_all()?)
 }
 
-/// Trains the decoder on, with the encoder (and so the latents that a diffusion model has learnt) as it is.
+/// Trains the decoder on, with the encoder (and so the latents that a diffusion model has learnt) as it is. To the loss of the
+/// [autoencoder](train) comes a multiple of the mean of ln (x̂ − x)² (the mean square of a picture) over pictures.
 ///
 /// # Errors
 /// Of files (the autoencoder comes first) and of the training.
@@ -147,7 +152,13 @@ pub fn train_decoder(options: &Options) -> Result<()> {
                 chosen.push(i);
             }
             let found = vae.decode(&Tensor::cat(&latents, 0)?)?;
-            distance(&found, &pictures.tensor(chosen)?)
+            let x = pictures.tensor(chosen)?;
+            let Loss { total, parts } = distance(&found, &x)?;
+            let logarithm = composed(&[&found], |found| {
+                Ok((&found[0] - &x)?.sqr()?.flatten_from(1)?.mean(1)?.log()?.mean_all()?)
+            })?;
+            let total = composed(&[&total, &logarithm], |x| Ok((&x[0] + (&x[1] * LOGARITHM)?)?))?;
+            Ok(Loss { total, parts })
         },
         |trainer| {
             let decibel = trainer.with_averages(|| quality(&vae, &unseen))?;
