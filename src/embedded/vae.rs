@@ -112,8 +112,8 @@ fn difference(x: &Tensor, axis: usize) -> Result<Tensor> {
     Ok((x.narrow(axis, 1, n)? - x.narrow(axis, 0, n)?)?.abs()?.mean_all()?)
 }
 
-/// Trains the decoder on, with the encoder (and so the latents that a diffusion model has learnt) as it is. To the loss of the
-/// [autoencoder](train) comes a multiple of the mean of ln (x̂ − x)² (the mean square of a picture) over pictures.
+/// Trains the decoder on, with the encoder (and so the latents that a diffusion model has learnt) as it is. Beside the loss of
+/// the [autoencoder](train) stands the logarithm of a picture's mean square error, its mean over pictures times 0.02.
 ///
 /// # Errors
 /// Of files (the autoencoder comes first) and of the training.
