@@ -113,11 +113,7 @@ impl Contrast {
     /// # Errors
     /// When no picture, or every picture, has the label; the nearest words are named.
     pub fn of(&self, word: &str, n: usize) -> Result<Vec<(usize, f32)>> {
-        let mut order = self.gaps(word)?;
-        order.retain(|(_, gap)| *gap > 0.0);
-        order.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        order.truncate(n);
-        Ok(order)
+        self.greatest(word, n, |gap| gap)
     }
 
     /// The `n` latents with the greatest gaps of either sign: what the label's pictures have, and what they lack.
@@ -125,15 +121,11 @@ impl Contrast {
     /// # Errors
     /// As [`of`](Self::of).
     pub fn both_ways(&self, word: &str, n: usize) -> Result<Vec<(usize, f32)>> {
-        let mut order = self.gaps(word)?;
-        order.retain(|(_, gap)| *gap != 0.0);
-        order.sort_by(|a, b| b.1.abs().total_cmp(&a.1.abs()).then(a.0.cmp(&b.0)));
-        order.truncate(n);
-        Ok(order)
+        self.greatest(word, n, f32::abs)
     }
 
-    /// The gap of every latent for a label.
-    fn gaps(&self, word: &str) -> Result<Vec<(usize, f32)>> {
+    /// The `n` latents whose gaps have the greatest size above 0.
+    fn greatest(&self, word: &str, n: usize, size: fn(f32) -> f32) -> Result<Vec<(usize, f32)>> {
         let found = self.labels.iter().find(|l| l.label.word == word).ok_or_else(|| {
             Error::unknown(
                 "label in contrast",
@@ -141,7 +133,11 @@ impl Contrast {
                 self.labels.iter().map(|l| &l.label.word).collect::<BTreeSet<_>>(),
             )
         })?;
-        Ok(found.gaps.iter().copied().enumerate().collect())
+        let mut order: Vec<(usize, f32)> = found.gaps.iter().copied().enumerate().collect();
+        order.retain(|(_, gap)| size(*gap) > 0.0);
+        order.sort_by(|a, b| size(b.1).total_cmp(&size(a.1)).then(a.0.cmp(&b.0)));
+        order.truncate(n);
+        Ok(order)
     }
 
     /// One row for every label: word, vocabulary, pictures, the latent with the greatest gap, that gap.

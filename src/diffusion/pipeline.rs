@@ -8,8 +8,8 @@ mod request;
 
 pub use command::Generate;
 pub use generation::{Generation, Generations};
-pub(crate) use picture::png;
 pub use picture::{Picture, Settings};
+pub(crate) use picture::{png, strip};
 pub use reader::{ClipReader, Reader, T5Reader};
 
 use crate::device;

@@ -16,6 +16,7 @@ use super::blend::Style;
 use super::colour::{Colours, Rgb, mix, series_colour};
 use super::input::{AsImage, texts};
 use super::render::{self, png};
+use crate::diffusion::pipeline::strip;
 use crate::error::{Error, Result};
 use crate::html::{escape, script_json};
 use crate::random::fnv1a;
@@ -307,11 +308,7 @@ impl Panel {
         let mut data = json!({ "name": self.name });
         if let Some(first) = self.pictures.first() {
             let (w, h) = first.dimensions();
-            let mut strip = RgbImage::new(w, h * self.pictures.len() as u32);
-            for (i, picture) in self.pictures.iter().enumerate() {
-                image::imageops::replace(&mut strip, picture, 0, i64::from(h) * i as i64);
-            }
-            data["strip"] = json!(uri(&strip)?);
+            data["strip"] = json!(uri(&strip(&self.pictures))?);
             data["picture"] = json!([w, h]);
         }
         let Some(map) = &self.map else { return Ok(data) };

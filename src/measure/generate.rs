@@ -66,9 +66,13 @@ impl<'a> Settled<'a> {
 
 impl Generate for Settled<'_> {
     fn generate(&mut self, prompts: &[String], seeds: &[u64], mut hooks: Vec<Box<dyn Hook>>) -> Result<Vec<RgbImage>> {
-        let key = [self.pipeline.fingerprint(), &format!("{} steps, guidance {}", self.steps, self.guidance)];
-        let place = self.kept.as_ref().and_then(|kept| kept.place(&key, prompts, seeds, &hooks));
-        if let Some(known) = place.as_ref().map(|place| place.read(prompts.len())).transpose()?.flatten() {
+        let place = self.kept.as_ref().and_then(|kept| {
+            let settings = format!("{} steps, guidance {}", self.steps, self.guidance);
+            kept.place(&[self.pipeline.fingerprint(), &settings], prompts, seeds, &hooks)
+        });
+        if let Some(place) = &place
+            && let Some(known) = place.read(prompts.len())?
+        {
             return Ok(known);
         }
         let mut request = self.pipeline.prompts(prompts).seeds(seeds).steps(self.steps).guidance(self.guidance);

@@ -2,10 +2,10 @@
 
 use crate::activations::shard::atomically;
 use crate::diffusion::hook::Hook;
+use crate::diffusion::pipeline::{png, strip};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use image::{GenericImage, ImageFormat, RgbImage, imageops};
-use std::io::Cursor;
+use image::{ImageFormat, RgbImage, imageops};
 use std::path::PathBuf;
 
 /// A folder of pictures.
@@ -68,17 +68,12 @@ impl Place {
     /// # Errors
     /// Of the disk.
     pub(super) fn write(&self, pictures: &[RgbImage]) -> Result<()> {
-        let Some((width, height)) = pictures.first().map(RgbImage::dimensions) else { return Ok(()) };
-        if pictures.iter().any(|p| p.dimensions() != (width, height)) {
+        let Some(size) = pictures.first().map(RgbImage::dimensions) else { return Ok(()) };
+        if pictures.iter().any(|p| p.dimensions() != size) {
             return Ok(());
         }
-        let mut all = RgbImage::new(width, height * pictures.len() as u32);
-        for (i, picture) in pictures.iter().enumerate() {
-            all.copy_from(picture, 0, i as u32 * height).map_err(|e| Error::format(&self.0, e))?;
-        }
-        let mut png = Cursor::new(Vec::new());
-        all.write_to(&mut png, ImageFormat::Png).map_err(|e| Error::format(&self.0, e))?;
-        atomically(&self.0, |out| out.write_all(png.get_ref()))
+        let png = png(&strip(pictures))?;
+        atomically(&self.0, |out| out.write_all(&png))
     }
 }
 

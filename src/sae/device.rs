@@ -11,7 +11,7 @@ pub(crate) use selection::Selection;
 use super::adam::{Adam, Moments};
 use super::jump_relu;
 use super::recipe::L1;
-use super::rule::{Own, Rule, risen};
+use super::rule::{Rule, risen};
 use super::train::{Settings, Step, explained_variance};
 use super::weights::Weights;
 use crate::error::Result;
@@ -68,6 +68,8 @@ impl Learnt {
 pub(crate) struct OnDevice {
     device: Device,
     dense: Dense,
+    /// Whether the auxiliary loss reaches dead latents, as [`Rule::revives`] says.
+    revives: bool,
     d: usize,
     latents: usize,
     /// `[latents, d]`, `[1, latents]`, `[latents, d]`, `[1, d]`.
@@ -106,7 +108,7 @@ impl OnDevice {
     pub(crate) fn new(
         weights: &Weights,
         moments: &[Moments; 4],
-        own: &[&mut Own],
+        rule: &mut dyn Rule,
         dense: Dense,
         device: &Device,
     ) -> Result<Self> {
@@ -114,13 +116,18 @@ impl OnDevice {
         Ok(Self {
             device: device.clone(),
             dense,
+            revives: rule.revives(),
             d,
             latents: n,
             w_enc: Learnt::new(&weights.w_enc, &moments[0], (n, d), device)?,
             b_enc: Learnt::new(&weights.b_enc, &moments[1], (1, n), device)?,
             w_dec: Learnt::new(&weights.w_dec, &moments[2], (n, d), device)?,
             b_dec: Learnt::new(&weights.b_dec, &moments[3], (1, d), device)?,
-            own: own.iter().map(|own| Learnt::new(&own.value, &own.moments, (1, n), device)).collect::<Result<_>>()?,
+            own: rule
+                .own()
+                .iter()
+                .map(|own| Learnt::new(&own.value, &own.moments, (1, n), device))
+                .collect::<Result<_>>()?,
         })
     }
 
@@ -197,8 +204,7 @@ impl OnDevice {
             to_bias = Some(gate.sum_keepdim(0)?);
             slopes = (slopes + gate)?;
         }
-        let revives = matches!(self.dense, Dense::Largest { .. } | Dense::Thresholds(_));
-        let k_dead = if revives && settings.aux_alpha > 0.0 { settings.aux_k.min(dead.len()) } else { 0 };
+        let k_dead = if self.revives && settings.aux_alpha > 0.0 { settings.aux_k.min(dead.len()) } else { 0 };
         if k_dead > 0 {
             let mut is_dead = vec![0f32; self.latents];
             dead.iter().for_each(|&j| is_dead[j as usize] = 1.0);
@@ -234,7 +240,7 @@ impl OnDevice {
             false => None,
         };
         let errors = match settings.resample {
-            Some(_) if !revives => Some(host(&r)?),
+            Some(_) if !self.revives => Some(host(&r)?),
             _ => None,
         };
         let counts: Vec<f32> = active.sum(0)?.to_vec1()?;

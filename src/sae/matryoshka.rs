@@ -3,7 +3,7 @@
 use super::Sae;
 use super::batch_topk::{self, BatchTopKRule};
 use super::codes::Codes;
-use super::device::Dense;
+use super::device::{Dense, Selection};
 use super::form::Form;
 use super::recipe::{Recipe, recipe};
 use super::rule::{Batch, Rule};
@@ -104,10 +104,7 @@ impl Rule for MatryoshkaRule {
     }
 
     fn dense(&self) -> Option<Dense> {
-        match self.inner.dense()? {
-            Dense::Largest { selection, .. } => Some(Dense::Largest { selection, levels: self.levels.clone() }),
-            other => Some(other),
-        }
+        Some(Dense::Largest { selection: Selection::Batch(self.inner.budget()?), levels: self.levels.clone() })
     }
 
     fn smallest(&mut self, code: f32) {

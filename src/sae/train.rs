@@ -161,7 +161,7 @@ impl Trainer {
                 device.location()
             )));
         };
-        self.device = Some(OnDevice::new(&self.weights, &self.moments, &self.rule.own(), dense, device)?);
+        self.device = Some(OnDevice::new(&self.weights, &self.moments, self.rule.as_mut(), dense, device)?);
         Ok(())
     }
 
@@ -189,9 +189,7 @@ impl Trainer {
             if let Some(code) = smallest {
                 self.rule.smallest(code);
             }
-            for (silent, fired) in self.silent.iter_mut().zip(fired) {
-                *silent = if fired { 0 } else { *silent + tokens as u64 };
-            }
+            listen(&mut self.silent, tokens, |j| fired[j]);
             if let Some((seed, errors)) = settings.resample.zip(errors) {
                 // Rare: on the host, and back.
                 let device = device.device().clone();
@@ -252,9 +250,7 @@ impl Trainer {
         } else {
             second.sort(d);
         }
-        for (j, silent) in self.silent.iter_mut().enumerate() {
-            *silent = if main.by_latent.count(j) > 0 { 0 } else { *silent + tokens as u64 };
-        }
+        listen(&mut self.silent, tokens, |j| main.by_latent.count(j) > 0);
         let (l0, dead) = (main.codes.l0(), dead.len() as f64 / latents as f64);
         let report = Step { loss, l0, dead, explained_variance: judged };
         self.update(&xc, found.sum, settings);
@@ -387,6 +383,13 @@ impl Trainer {
     /// Share of latents that were silent for the whole window.
     pub(crate) fn dead_share(&self, window: u64) -> f64 {
         self.dead(window).len() as f64 / self.silent.len() as f64
+    }
+}
+
+/// Counts the tokens since each latent fired, after a step of `tokens`.
+fn listen(silent: &mut [u64], tokens: usize, fired: impl Fn(usize) -> bool) {
+    for (j, silent) in silent.iter_mut().enumerate() {
+        *silent = if fired(j) { 0 } else { *silent + tokens as u64 };
     }
 }
 

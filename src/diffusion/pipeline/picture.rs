@@ -108,6 +108,16 @@ pub(crate) fn png(image: &RgbImage) -> Result<Vec<u8>> {
     Ok(bytes.into_inner())
 }
 
+/// Pictures of one size, one below the other; empty if there is none.
+pub(crate) fn strip(pictures: &[RgbImage]) -> RgbImage {
+    let (w, h) = pictures.first().map_or((0, 0), RgbImage::dimensions);
+    let mut all = RgbImage::new(w, h * pictures.len() as u32);
+    for (i, picture) in pictures.iter().enumerate() {
+        image::imageops::replace(&mut all, picture, 0, i64::from(h) * i as i64);
+    }
+    all
+}
+
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
