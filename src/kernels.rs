@@ -23,6 +23,7 @@ pub(crate) mod sparse;
 mod tiles;
 mod wide;
 
+pub(crate) use product::Factor;
 pub use product::{Matrix, Precision, precision, product, product_and_bias, with_precision};
 
 /// Calls `work(i, chunk)` for every chunk of `data`, in parallel if the current rayon pool has several threads.

@@ -25,6 +25,7 @@ mod files;
 mod form;
 mod forward;
 mod gated;
+mod gather;
 mod jump_relu;
 mod matryoshka;
 mod measure;
@@ -170,7 +171,9 @@ impl Sae {
             )));
         }
         let mut codes = Codes::empty(self.latents);
-        forward::encode(self, &forward::centre(x, &self.b_dec, 1.0), &mut codes);
+        let mut xc = Vec::new();
+        forward::centre(x, &self.b_dec, 1.0, &mut xc);
+        forward::encode(self, &xc, &mut codes);
         codes.tokens_per_item = x.len() / self.d;
         Ok(codes)
     }

@@ -146,18 +146,38 @@ impl Packed {
     /// # Panics
     /// Without [`available`]; a matrix that does not lie within its slice.
     pub(super) fn new(b: Matrix<'_>, (segments, length): (usize, usize), columns: usize) -> Self {
-        Self::with(Kernels::here().expect("panels are available"), b, (segments, length), columns)
+        Self::within(Vec::new(), b, (segments, length), columns)
     }
 
-    fn with(kernels: &'static Kernels, b: Matrix<'_>, (segments, length): (usize, usize), columns: usize) -> Self {
+    /// The same in the room of a vector that is no longer needed.
+    pub(super) fn within(room: Vec<f32>, b: Matrix<'_>, (segments, length): (usize, usize), columns: usize) -> Self {
+        Self::with(Kernels::here().expect("panels are available"), room, b, (segments, length), columns)
+    }
+
+    fn with(
+        kernels: &'static Kernels,
+        mut data: Vec<f32>,
+        b: Matrix<'_>,
+        (segments, length): (usize, usize),
+        columns: usize,
+    ) -> Self {
         let parts = Parts::new(segments, length);
         let filled = panels(kernels, columns).map(|(_, _, kernel)| kernel.columns).sum::<usize>();
         let size = parts.rows() * filled;
-        let mut data = vec![0f32; parts.count() * size];
+        if data.capacity() == 0 {
+            data = vec![0f32; parts.count() * size];
+        } else {
+            data.resize(parts.count() * size, 0.0);
+        }
         for_each_chunk(&mut data, size.max(1), |(i, data)| {
             pack_part(data, kernels, b, parts, parts.part(i), columns);
         });
         Self { kernels, data, parts, columns, filled }
+    }
+
+    /// The vector that holds it.
+    pub(super) fn into_room(self) -> Vec<f32> {
+        self.data
     }
 
     /// c = A B for a few rows of A, in rows of `c_row`: segment s of row r begins with `row(s, r)`. With `padded`, columns
@@ -176,6 +196,32 @@ impl Packed {
         let columns = if padded { self.filled } else { self.columns };
         // SAFETY: c is borrowed mutably.
         unsafe { self.fill(rows, &row, Start::Zero, Out::new(c, c_row, rows, columns), padded) };
+    }
+
+    /// c = start + A B for many rows, on the threads of the pool; the rest as in [`multiply`](Self::multiply).
+    ///
+    /// # Panics
+    /// A row that does not lie within its slice.
+    pub(super) fn product<'a>(
+        &self,
+        rows: usize,
+        row: impl Fn(usize, usize) -> &'a [f32] + Sync,
+        start: Start<'_>,
+        c: &mut [f32],
+        c_row: usize,
+    ) {
+        let c = Out::new(c, c_row, rows, self.columns);
+        // As many blocks for each thread.
+        let blocks = rows.div_ceil(BLOCK).next_multiple_of(rayon::current_num_threads());
+        let block = rows.div_ceil(blocks).next_multiple_of(self.kernels.rows);
+        each(rows.div_ceil(block), &|i| {
+            let (top, count) = (i * block, block.min(rows - i * block));
+            // SAFETY: no other block has these rows.
+            unsafe {
+                let c = Out { data: c.at(top, 0), row: c_row };
+                self.fill(count, &|s, r| row(s, top + r), start, c, false);
+            }
+        });
     }
 
     /// # Safety
@@ -387,23 +433,15 @@ pub(super) fn product<'a>(
     c: &mut [f32],
     c_row: usize,
 ) {
-    let c = Out::new(c, c_row, rows, columns);
     if let Start::Bias(bias) = start {
         assert!(bias.len() >= columns, "a bias of {} for {columns} columns", bias.len());
     }
-    let threads = rayon::current_num_threads();
-    let each = |n: usize, work: &(dyn Fn(usize) + Sync)| {
-        if threads > 1 && n > 1 {
-            (0..n).into_par_iter().with_max_len(1).for_each(work);
-        } else {
-            (0..n).for_each(work);
-        }
-    };
     if rows <= FEW {
+        let c = Out::new(c, c_row, rows, columns);
         let kernels = Kernels::here().expect("panels are available");
         let parts = Parts::new(segments, length);
         // Two threads share the columns of a narrow matrix, too.
-        let share = columns.div_ceil(threads).next_multiple_of(kernels.columns()).min(SHARE);
+        let share = columns.div_ceil(rayon::current_num_threads()).next_multiple_of(kernels.columns()).min(SHARE);
         each(columns.div_ceil(share), &|i| {
             let (first, mut starts) = (i * share, Starts::default());
             let width = share.min(columns - first);
@@ -421,18 +459,16 @@ pub(super) fn product<'a>(
         });
         return;
     }
-    let packed = Packed::new(b, (segments, length), columns);
-    // As many blocks for each thread.
-    let blocks = rows.div_ceil(BLOCK).next_multiple_of(threads);
-    let block = rows.div_ceil(blocks).next_multiple_of(packed.kernels.rows);
-    each(rows.div_ceil(block), &|i| {
-        let (top, count) = (i * block, block.min(rows - i * block));
-        // SAFETY: no other block has these rows.
-        unsafe {
-            let c = Out { data: c.at(top, 0), row: c_row };
-            packed.fill(count, &|s, r| row(s, top + r), start, c, false);
-        }
-    });
+    Packed::new(b, (segments, length), columns).product(rows, row, start, c, c_row);
+}
+
+/// Work on each of n things, on the threads of the pool.
+fn each(n: usize, work: &(dyn Fn(usize) + Sync)) {
+    if rayon::current_num_threads() > 1 && n > 1 {
+        (0..n).into_par_iter().with_max_len(1).for_each(work);
+    } else {
+        (0..n).for_each(work);
+    }
 }
 
 #[cfg(test)]
@@ -466,7 +502,7 @@ mod tests {
                     }
                 };
                 for kernels in Kernels::all() {
-                    let packed = Packed::with(kernels, bm, (segments, length), n);
+                    let packed = Packed::with(kernels, Vec::new(), bm, (segments, length), n);
                     let mut c = vec![f32::NAN; m * (n + 2)];
                     packed.multiply(m, row, false, &mut c, n + 2);
                     check(&c, n + 2, &|_| 0.0, kernels.name);

@@ -1,10 +1,10 @@
 //! Matrix products on slices with strides.
 
-use super::panels::{self, Start};
+use super::panels::{self, Packed, Start};
 use super::tiles::{self, Block, DEPTH, PANEL, Tiles};
 use gemm::Parallelism;
 use rayon::prelude::*;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 /// How products are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -136,6 +136,52 @@ pub fn product(
             false,
             parallelism,
         );
+    }
+}
+
+/// A matrix B that many A are multiplied with, in full precision.
+pub(crate) struct Factor<'a> {
+    b: Matrix<'a>,
+    /// k×n.
+    shape: (usize, usize),
+    /// Once for all, where that pays.
+    packed: Option<Packed>,
+}
+
+thread_local! {
+    /// Where matrices are packed, one after another.
+    static ROOM: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Drop for Factor<'_> {
+    fn drop(&mut self) {
+        if let Some(packed) = self.packed.take() {
+            ROOM.set(packed.into_room());
+        }
+    }
+}
+
+impl<'a> Factor<'a> {
+    /// B is k×n; all A together have `rows` rows.
+    ///
+    /// # Panics
+    /// If B does not lie within its slice.
+    pub(crate) fn new(b: Matrix<'a>, (k, n): (usize, usize), rows: usize) -> Self {
+        b.check(k, n);
+        let pays = rows >= ROWS_OF_COLUMNS && k >= 16 && n >= 8 && panels::available();
+        Self { b, shape: (k, n), packed: pays.then(|| Packed::within(ROOM.take(), b, (1, k), n)) }
+    }
+
+    /// C = A B for m rows of A that are contiguous.
+    ///
+    /// # Panics
+    /// If a matrix does not lie within its slice.
+    pub(crate) fn product(&self, c: &mut [f32], a: &[f32], m: usize) {
+        let (k, n) = self.shape;
+        match &self.packed {
+            Some(packed) => packed.product(m, |_, r| &a[r * k..(r + 1) * k], Start::Zero, c, n),
+            None => product(c, n, Matrix::rows(a, k), self.b, (m, k, n), false, Precision::Full),
+        }
     }
 }
 

@@ -62,7 +62,7 @@ recipe!(BatchTopK);
 const SHARE: f32 = 0.01;
 
 pub(crate) struct BatchTopKRule {
-    k: usize,
+    pub(super) k: usize,
     /// Running mean of the smallest activation kept, and the batches in it.
     threshold: Vec<f32>,
     /// The smallest activation of the last batch was about twice this. Only speed depends on it.
@@ -107,8 +107,8 @@ impl Rule for BatchTopKRule {
         self.smallest(main.codes.value.iter().copied().fold(f32::INFINITY, f32::min));
     }
 
-    fn dense(&self) -> Option<Dense> {
-        Some(Dense::Largest { selection: Selection::Batch(self.k), levels: Vec::new() })
+    fn dense(&self) -> Dense {
+        Dense::Largest { selection: Selection::Batch(self.k), levels: Vec::new() }
     }
 
     fn smallest(&mut self, code: f32) {

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 /// Pieces in which entries are sorted by latent.
-const PARTS: usize = 16;
+const PARTS: usize = 4;
 
 /// Sparse latent activations of a list of tokens, in compressed rows: within a token by rising latent.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -192,10 +192,6 @@ impl ByLatent {
         self.token.clear();
         self.value.clear();
         self.slope.clear();
-    }
-
-    pub(crate) fn count(&self, latent: usize) -> usize {
-        self.offsets[latent + 1] - self.offsets[latent]
     }
 }
 

@@ -5,13 +5,16 @@
 //! `[tokens, latents]` that are zero nearly everywhere. Weights and moments stay on the device from step to step.
 
 mod selection;
+mod tide;
 
 pub(crate) use selection::Selection;
+use tide::Modulated;
 
 use super::adam::{Adam, Moments};
 use super::jump_relu;
 use super::recipe::L1;
 use super::rule::{Rule, risen};
+use super::temporal;
 use super::train::{Settings, Step, explained_variance};
 use super::weights::Weights;
 use crate::error::Result;
@@ -29,6 +32,8 @@ pub(crate) enum Dense {
     Thresholds(jump_relu::Settings),
     /// A gate decides which, its own gain and bias how strongly.
     Gated(L1),
+    /// The largest of modulated activations, under a loss of its own.
+    Tide(temporal::rule::Settings),
 }
 
 /// A matrix or a row of weights with its moments.
@@ -77,7 +82,7 @@ pub(crate) struct OnDevice {
     b_enc: Learnt,
     w_dec: Learnt,
     b_dec: Learnt,
-    /// What the architecture learns beside them, `[1, latents]` each.
+    /// What the architecture learns beside them, in rows of a number for every latent, or for every channel (TIDE).
     own: Vec<Learnt>,
 }
 
@@ -113,6 +118,7 @@ impl OnDevice {
         device: &Device,
     ) -> Result<Self> {
         let (n, d) = (weights.latents, weights.d);
+        let width = if matches!(dense, Dense::Tide(_)) { d } else { n };
         Ok(Self {
             device: device.clone(),
             dense,
@@ -126,7 +132,7 @@ impl OnDevice {
             own: rule
                 .own()
                 .iter()
-                .map(|own| Learnt::new(&own.value, &own.moments, (1, n), device))
+                .map(|own| Learnt::new(&own.value, &own.moments, (own.value.len() / width, width), device))
                 .collect::<Result<_>>()?,
         })
     }
@@ -150,13 +156,22 @@ impl OnDevice {
         let tokens = x.len() / self.d;
         let w_enc = &self.w_enc.value;
         let x = Tensor::from_slice(x, (tokens, self.d), &self.device)?;
-        let xc = (x * f64::from(settings.scale))?.broadcast_sub(&self.b_dec.value)?;
-        let p = xc.matmul(&w_enc.t()?)?.broadcast_add(&self.b_enc.value)?;
+        let u = (x * f64::from(settings.scale))?;
         let own: Vec<&Tensor> = self.own.iter().map(|own| &own.value).collect();
+        let modulated = match (&self.dense, &own[..]) {
+            (Dense::Tide(of), [scale, shift]) => Some(Modulated::new(of, &u, scale, shift)?),
+            _ => None,
+        };
+        let xc = modulated.as_ref().map_or(&u, |modulated| &modulated.m).broadcast_sub(&self.b_dec.value)?;
+        let p = xc.matmul(&w_enc.t()?)?.broadcast_add(&self.b_enc.value)?;
         // Codes, and 1 where there is one.
         let (z, active) = match (&self.dense, &own[..]) {
             (Dense::Largest { selection, .. }, _) => {
                 let active = selection.mask(&p)?;
+                ((&p * &active)?, active)
+            }
+            (Dense::Tide(of), _) => {
+                let active = Selection::Token(of.k_at(settings.progress, self.latents)).mask(&p)?;
                 ((&p * &active)?, active)
             }
             (Dense::Thresholds(_), [log_threshold]) => {
@@ -172,7 +187,13 @@ impl OnDevice {
             }
             _ => (p.relu()?, ones(&p.gt(0f32)?)?),
         };
-        let Left { r, sum, slopes, mut g_dec } = self.left(&z, &xc)?;
+        let (Left { r, sum, slopes, mut g_dec }, behind) = match &modulated {
+            Some(modulated) => {
+                let (left, behind) = modulated.left(&z, &self.w_dec.value, &self.b_dec.value, settings.progress)?;
+                (left, Some(behind))
+            }
+            None => (self.left(&z, &xc)?, None),
+        };
 
         // The architecture's own terms and gradients.
         let mut g_own = Vec::new();
@@ -212,11 +233,16 @@ impl OnDevice {
             let second = Selection::Token(k_dead).mask(&p.broadcast_mul(&is_dead)?)?;
             let (z, w_dec) = ((&p * &second)?, &self.w_dec.value);
             // As in the step on the host: the weight of this loss goes into its residual and so into every gradient.
-            let r = ((z.matmul(w_dec)? + &r)? * f64::from(settings.aux_alpha))?;
+            let whole = behind.as_ref().map_or(&r, |behind| &behind.whole);
+            let r = ((z.matmul(w_dec)? + whole)? * f64::from(settings.aux_alpha))?;
             slopes = (slopes + (r.matmul(&w_dec.t()?)? * &second)?)?;
             g_dec = (g_dec + z.t()?.matmul(&r)?)?;
         }
-        let g_enc = slopes.t()?.matmul(&xc)?;
+        let mut g_enc = slopes.t()?.matmul(&xc)?;
+        if let (Some(modulated), Some(behind)) = (&modulated, &behind) {
+            g_own.extend(modulated.gradients(&slopes.matmul(w_enc)?, behind)?);
+            g_enc = (g_enc + (w_enc * modulated.weight_penalty())?)?;
+        }
         let all = slopes.sum_keepdim(0)?;
         let g_mean = (sum - all.matmul(w_enc)?)?;
         let w_dec = &self.w_dec.value;
@@ -236,7 +262,7 @@ impl OnDevice {
         };
         let host = |t: &Tensor| t.flatten_all()?.to_vec1::<f32>();
         let explained_variance = match settings.judge {
-            true => Some(explained_variance(&host(&xc)?, &host(&r)?, self.d)),
+            true => Some(explained_variance(&host(if modulated.is_some() { &u } else { &xc })?, &host(&r)?, self.d)),
             false => None,
         };
         let errors = match settings.resample {

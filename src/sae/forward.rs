@@ -7,33 +7,33 @@ use super::select::Selector;
 use super::weights::Weights;
 use crate::kernels::gathered::Panels;
 use crate::kernels::sparse::{above as kernel_above, add_rows, add_scaled, dot, residual};
-use crate::kernels::{Matrix, Precision, product};
+use crate::kernels::{Factor, Matrix};
 use rayon::prelude::*;
+use std::cell::RefCell;
 
 /// Floats of pre-activations held at once: a tile of rows × all latents.
 ///
 /// 2²¹ (8 MB) keeps a tile in the last-level cache between the product and the selection.
 const TILE: usize = 1 << 21;
 
-/// Every product packs the encoder anew: a tile has so many rows, if they are at most so many floats. With 113 rows of
-/// 18,432 latents (d 1152) all products of a batch took 2.0 s of one processor, with 512 rows 1.7 s.
+/// A tile has so many rows, if they are at most so many floats: the encoder passes through the cache once for every 256.
 const LEAST: usize = 512;
 const MOST: usize = 1 << 24;
 
 /// Rows that one thread takes at a time; fixed, so that partial sums do not depend on threads.
 pub(crate) const ROWS: usize = 64;
 
-/// s·x − b for every row of `x`.
-pub(crate) fn centre(x: &[f32], b: &[f32], s: f32) -> Vec<f32> {
-    let mut out = x.to_vec();
-    out.par_chunks_mut(ROWS * b.len()).for_each(|rows| {
-        for row in rows.chunks_exact_mut(b.len()) {
-            for (v, b) in row.iter_mut().zip(b) {
-                *v = s * *v - b;
+/// s·x − b for every row of `x`, in `out`.
+pub(crate) fn centre(x: &[f32], b: &[f32], s: f32, out: &mut Vec<f32>) {
+    let rows = ROWS * b.len();
+    out.resize(x.len(), 0.0);
+    out.par_chunks_mut(rows).zip(x.par_chunks(rows)).for_each(|(out, x)| {
+        for (out, x) in out.chunks_exact_mut(b.len()).zip(x.chunks_exact(b.len())) {
+            for ((out, x), b) in out.iter_mut().zip(x).zip(b) {
+                *out = s * x - b;
             }
         }
     });
-    out
 }
 
 /// Codes of centred rows `xc` = x − b_dec, appended to `codes`.
@@ -41,17 +41,25 @@ pub(crate) fn encode(sae: &Sae, xc: &[f32], codes: &mut Codes) {
     tiles(sae.d, &sae.w_enc, xc, |scores| sae.architecture.encode(scores, &sae.b_enc, codes));
 }
 
+thread_local! {
+    /// Room for a tile, which serves one batch after another.
+    static SCORES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
 /// xc·W_encᵀ, a tile of rows at a time: never all rows × latents.
 pub(crate) fn tiles(d: usize, w_enc: &[f32], xc: &[f32], mut each: impl FnMut(&[f32])) {
     let n = w_enc.len() / d;
     let most = (TILE / n).max(LEAST.min(MOST / n)).clamp(ROWS, 4096);
-    let mut scores = vec![0.0; most.min(xc.len() / d) * n];
+    let encoder = Factor::new(Matrix::rows(w_enc, d).t(), (d, n), xc.len() / d);
+    let mut room = SCORES.take();
+    room.resize(most.min(xc.len() / d) * n, 0.0);
     for tile in xc.chunks(most * d) {
         let rows = tile.len() / d;
-        let scores = &mut scores[..rows * n];
-        product(scores, n, Matrix::rows(tile, d), Matrix::rows(w_enc, d).t(), (rows, d, n), false, Precision::Full);
+        let scores = &mut room[..rows * n];
+        encoder.product(scores, tile, rows);
         each(scores);
     }
+    SCORES.set(room);
 }
 
 /// The k largest positive of every row of `scores` + `b_enc`, appended to `codes`.
@@ -150,7 +158,7 @@ pub(crate) struct Residuals {
 /// r = W_decᵀ z − sign·target for every token, and for every entry of the codes the slope ⟨W_dec_j, r⟩.
 ///
 /// The bias is in neither: the target is already centred. ½‖r‖² has the slope ∂/∂z_j = ⟨W_dec_j, r⟩. `panels` are those
-/// of the decoder, if they [`pay`](blocks::pay).
+/// of the decoder, if they [`pay`](blocks::pay); slopes may then be left for the update, with no room for any.
 pub(crate) fn residuals(
     weights: &Weights,
     panels: &Panels,
@@ -163,18 +171,23 @@ pub(crate) fn residuals(
     let d = weights.d;
     let in_panels = blocks::pay(codes.index.len(), codes.tokens(), codes.latents);
     let rows = if in_panels { blocks::AT_ONCE } else { ROWS };
+    let late = in_panels && slopes.is_empty();
+    let slopes = if late { (0..codes.tokens()).map(|_| &mut [][..]).collect() } else { cut(codes, slopes, rows) };
     let chunks = r.chunks_mut(rows * d).zip(target.chunks(rows * d));
-    let jobs: Vec<_> = chunks.zip(cut(codes, slopes, rows)).enumerate().collect();
+    let jobs: Vec<_> = chunks.zip(slopes).enumerate().collect();
     let parts = jobs
         .into_par_iter()
         .map(|(number, ((r, target), slopes))| {
             let (mut squares, mut sum) = (0.0, vec![0.0; d]);
             let offsets = &codes.offsets[number * rows..=number * rows + r.len() / d];
             if in_panels {
-                let entries = Blocked::new(offsets, &codes.index, 0..codes.latents);
                 r.iter_mut().zip(target).for_each(|(r, t)| *r = -sign * t);
-                entries.add(&entries.ordered(&codes.value[offsets[0]..]), panels, d, r);
-                entries.dot(panels, d, r, slopes);
+                Blocked::with(offsets, &codes.index, 0..codes.latents, |entries| {
+                    entries.add(&codes.value[offsets[0]..], panels, d, r);
+                    if !late {
+                        entries.dot(panels, d, r, slopes);
+                    }
+                });
             }
             for (t, (r, target)) in r.chunks_exact_mut(d).zip(target.chunks_exact(d)).enumerate() {
                 squares += f64::from(if in_panels {
@@ -201,7 +214,8 @@ pub(crate) fn slopes(weights: &Weights, panels: &Panels, codes: &Codes, r: &[f32
     jobs.into_par_iter().for_each(|(number, (r, slopes))| {
         let offsets = &codes.offsets[number * rows..=number * rows + r.len() / d];
         if in_panels {
-            return Blocked::new(offsets, &codes.index, 0..codes.latents).dot(panels, d, r, slopes);
+            let within = 0..codes.latents;
+            return Blocked::with(offsets, &codes.index, within, |entries| entries.dot(panels, d, r, slopes));
         }
         for (r, bounds) in r.chunks_exact(d).zip(offsets.windows(2)) {
             let slopes = &mut slopes[bounds[0] - offsets[0]..bounds[1] - offsets[0]];

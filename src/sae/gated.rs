@@ -89,6 +89,10 @@ impl Rule for GatedRule {
         Second::Input
     }
 
+    fn reads_slopes(&self) -> bool {
+        true
+    }
+
     fn terms(&mut self, step: &Step, main: &mut Path, second: &mut Path) {
         let half = self.settings.slope(step.progress);
         second.slopes.iter_mut().for_each(|s| *s += half);
@@ -105,8 +109,8 @@ impl Rule for GatedRule {
         main.drop_silent();
     }
 
-    fn dense(&self) -> Option<Dense> {
-        Some(Dense::Gated(self.settings))
+    fn dense(&self) -> Dense {
+        Dense::Gated(self.settings)
     }
 
     fn own(&mut self) -> Vec<&mut Own> {

@@ -134,6 +134,10 @@ impl Rule for JumpReLURule {
         });
     }
 
+    fn reads_slopes(&self) -> bool {
+        true
+    }
+
     fn terms(&mut self, step: &Step, main: &mut Path, _: &mut Path) {
         let Settings { l0, bandwidth, sparsity_warm_up, .. } = self.settings;
         let half = risen(l0, sparsity_warm_up, step.progress) / 2.0; // slopes are of half the loss
@@ -149,8 +153,8 @@ impl Rule for JumpReLURule {
         main.drop_silent();
     }
 
-    fn dense(&self) -> Option<Dense> {
-        Some(Dense::Thresholds(self.settings))
+    fn dense(&self) -> Dense {
+        Dense::Thresholds(self.settings)
     }
 
     fn own(&mut self) -> Vec<&mut Own> {

@@ -103,8 +103,8 @@ impl Rule for MatryoshkaRule {
         self.inner.terms(settings, main, second);
     }
 
-    fn dense(&self) -> Option<Dense> {
-        Some(Dense::Largest { selection: Selection::Batch(self.inner.budget()?), levels: self.levels.clone() })
+    fn dense(&self) -> Dense {
+        Dense::Largest { selection: Selection::Batch(self.inner.k), levels: self.levels.clone() }
     }
 
     fn smallest(&mut self, code: f32) {

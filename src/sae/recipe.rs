@@ -301,16 +301,17 @@ impl Recipe {
         rule: &mut dyn Rule,
     ) -> Result<(Weights, f32)> {
         let (d, seed) = (training.d() / tokens, self.options.seed);
-        let mut sample = start::sample(training, start::SAMPLE / tokens, seed)?;
+        let sample = start::sample(training, start::SAMPLE / tokens, seed)?;
         let factor = if self.options.normalise { start::unit_scale(&sample, d)? } else { 1.0 };
         let b_dec = if tokens > 1 {
             // The decoder works on what the rule makes of its input.
-            sample = rule.input(&sample, &vec![0.0; d], factor);
-            start::bias(&sample, d, self.options.start)
+            let mut input = Vec::new();
+            rule.input(&sample, &vec![0.0; d], factor, &mut input);
+            start::bias(&input, d, self.options.start)
         } else {
             start::bias(&sample, d, self.options.start).iter().map(|b| b * factor).collect()
         };
-        sample.clear();
+        drop(sample);
         let w_dec = start::unit_rows(d, latents, &mut stream(seed, "initial dictionary", 0));
         // Tied: encoder and decoder start as one dictionary.
         let mut w_enc = w_dec.clone();

@@ -63,13 +63,17 @@ impl Rule for ReLURule {
         batch.tiles(|scores| forward::above(scores, &batch.weights.b_enc, 0.0, main));
     }
 
+    fn reads_slopes(&self) -> bool {
+        true
+    }
+
     fn terms(&mut self, step: &Step, main: &mut Path, _: &mut Path) {
         let half = self.settings.slope(step.progress);
         main.slopes.iter_mut().for_each(|s| *s += half);
     }
 
-    fn dense(&self) -> Option<Dense> {
-        Some(Dense::Positive(self.settings))
+    fn dense(&self) -> Dense {
+        Dense::Positive(self.settings)
     }
 
     fn revives(&self) -> bool {

@@ -98,12 +98,10 @@ pub(crate) trait Rule: Send {
         None
     }
 
-    /// The step as operations on whole matrices, by which it can be taken on a device; `None` if it is not written so.
-    fn dense(&self) -> Option<Dense> {
-        None
-    }
+    /// The step as operations on whole matrices, by which it can be taken on a device.
+    fn dense(&self) -> Dense;
 
-    /// The numbers of every latent that it learns beside the weights.
+    /// The numbers, of every latent or every channel, that it learns beside the weights.
     fn own(&mut self) -> Vec<&mut Own> {
         Vec::new()
     }
@@ -121,15 +119,20 @@ pub(crate) trait Rule: Send {
         Second::Error
     }
 
-    /// What the encoder reads of a batch, less the decoder bias: s·x − b_dec.
-    fn input(&mut self, x: &[f32], b_dec: &[f32], scale: f32) -> Vec<f32> {
-        forward::centre(x, b_dec, scale)
+    /// Fills `out` with what the encoder reads of a batch, less the decoder bias: s·x − b_dec.
+    fn input(&mut self, x: &[f32], b_dec: &[f32], scale: f32, out: &mut Vec<f32>) {
+        forward::centre(x, b_dec, scale, out);
     }
 
     /// Puts half the gradient of another loss by the reconstruction in the place of its residual, with the slopes that
     /// follow, and gathers the gradients of what is before the encoder.
     fn loss(&mut self, _pass: Pass<'_>) -> Option<Judged> {
         None
+    }
+
+    /// Whether its loss or its terms need the slopes of the entries; they may otherwise be found in the update.
+    fn reads_slopes(&self) -> bool {
+        false
     }
 
     /// λ of a term λ‖W_enc‖² of the loss.
@@ -174,7 +177,7 @@ pub(crate) fn risen(coefficient: f32, warm_up: f32, progress: f32) -> f32 {
     if warm_up > 0.0 { coefficient * (progress / warm_up).min(1.0) } else { coefficient }
 }
 
-/// A number of every latent that one architecture learns beside the weights.
+/// Numbers of every latent, or every channel, that one architecture learns beside the weights.
 pub(crate) struct Own {
     pub(crate) value: Vec<f32>,
     pub(crate) moments: Moments,

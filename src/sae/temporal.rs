@@ -12,7 +12,7 @@
 mod file;
 mod loss;
 mod model;
-mod modulation;
+pub(in crate::sae) mod modulation;
 mod recipe;
 pub(in crate::sae) mod rule;
 mod terms;

@@ -76,8 +76,8 @@ impl Rule for TopKRule {
         batch.tiles(|scores| batch.top(scores, self.k, main, second));
     }
 
-    fn dense(&self) -> Option<Dense> {
-        Some(Dense::Largest { selection: Selection::Token(self.k), levels: Vec::new() })
+    fn dense(&self) -> Dense {
+        Dense::Largest { selection: Selection::Token(self.k), levels: Vec::new() }
     }
 
     fn fold(&self, weights: Weights) -> Sae {

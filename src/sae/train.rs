@@ -19,6 +19,7 @@ use super::blocks::{self, Rows};
 use super::codes::{ByLatent, Codes};
 use super::device::{Found, OnDevice};
 use super::forward::{self, nested_residuals, residuals};
+use super::gather::{Gather, Gradients};
 use super::rule::{Batch, Pass, Rule, Second};
 use super::start::normalise;
 use super::weights::Weights;
@@ -28,9 +29,6 @@ use crate::kernels::sparse::{add_scaled, dot, scale};
 use crate::random::stream;
 use candle_core::Device;
 use rayon::prelude::*;
-
-/// Latents that one thread takes at a time where entries are few; fixed, so that partial sums do not depend on threads.
-const LATENTS: usize = 32;
 
 /// An SAE in training, in the units of scaled activations.
 pub(crate) struct Trainer {
@@ -44,6 +42,8 @@ pub(crate) struct Trainer {
     pub(crate) done: usize,
     main: Path,
     second: Path,
+    /// What the encoder read of the last batch: room for the next.
+    xc: Vec<f32>,
     /// Of the decoder, then of the batch.
     panels: Panels,
     /// Weights and moments while the steps are taken elsewhere; those above are then older.
@@ -56,9 +56,13 @@ pub(crate) struct Path {
     /// What their reconstruction leaves, `[tokens, d]`, or `[levels, tokens, d]` for nested dictionaries; where a rule has
     /// another loss than the squares, half its gradient by the reconstruction.
     pub(crate) r: Vec<f32>,
-    /// ½ ∂‖r‖²/∂z of every entry.
+    /// ½ ∂‖r‖²/∂z of every entry; of none if they are `late`.
     pub(crate) slopes: Vec<f32>,
-    by_latent: ByLatent,
+    /// Whether slopes are found together with the gradients of the decoder, which read the same rows of r: where entries
+    /// are many and the rule reads no slopes.
+    pub(crate) late: bool,
+    /// Its entries by latent, unless they are `late`.
+    pub(crate) by_latent: ByLatent,
     /// Of r.
     panels: Panels,
 }
@@ -66,16 +70,23 @@ pub(crate) struct Path {
 impl Path {
     fn new(latents: usize) -> Self {
         let (codes, by_latent, panels) = (Codes::empty(latents), ByLatent::default(), Panels::default());
-        Self { codes, r: Vec::new(), slopes: Vec::new(), by_latent, panels }
+        Self { codes, r: Vec::new(), slopes: Vec::new(), late: false, by_latent, panels }
+    }
+
+    /// Makes room for what the codes leave: `size` numbers, and slopes unless the rule can do without until the update.
+    fn make_room(&mut self, size: usize, may_be_late: bool) {
+        self.late = may_be_late && self.is_dense();
+        self.r.resize(size, 0.0);
+        self.slopes.resize(if self.late { 0 } else { self.codes.index.len() }, 0.0);
     }
 
     /// Whether its entries are so many that they are taken in panels.
-    fn is_dense(&self) -> bool {
+    pub(crate) fn is_dense(&self) -> bool {
         blocks::pay(self.codes.index.len(), self.codes.tokens(), self.codes.latents)
     }
 
     /// What decoder rows learn from, from row `first` on.
-    fn learns(&self, first: usize) -> Rows<'_> {
+    pub(crate) fn learns(&self, first: usize) -> Rows<'_> {
         Rows { rows: &self.r, panels: &self.panels, first }
     }
 
@@ -90,7 +101,9 @@ impl Path {
 
     /// Readies entries and residuals for the update.
     fn sort(&mut self, d: usize) {
-        self.by_latent.sort(&self.codes, &self.slopes);
+        if !self.late {
+            self.by_latent.sort(&self.codes, &self.slopes);
+        }
         if self.is_dense() {
             self.panels.fill(&self.r, d);
         }
@@ -145,6 +158,7 @@ impl Trainer {
             done: 0,
             main,
             second,
+            xc: Vec::new(),
             panels: Panels::default(),
             device: None,
         }
@@ -153,14 +167,9 @@ impl Trainer {
     /// Takes the steps from here on on `device`.
     ///
     /// # Errors
-    /// An architecture whose step is not written for devices; of the tensor library.
+    /// Of the tensor library.
     pub(crate) fn move_to(&mut self, device: &Device) -> Result<()> {
-        let Some(dense) = self.rule.dense() else {
-            return Err(Error::invalid(format!(
-                "a step on {:?}: not written for this architecture; train it on the CPU",
-                device.location()
-            )));
-        };
+        let dense = self.rule.dense();
         self.device = Some(OnDevice::new(&self.weights, &self.moments, self.rule.as_mut(), dense, device)?);
         Ok(())
     }
@@ -201,7 +210,8 @@ impl Trainer {
             self.done += 1;
             return Ok(step);
         }
-        let xc = self.rule.input(x, &self.weights.b_dec, settings.scale);
+        let mut xc = std::mem::take(&mut self.xc);
+        self.rule.input(x, &self.weights.b_dec, settings.scale, &mut xc);
         let (main, second, weights) = (&mut self.main, &mut self.second, &self.weights);
         main.codes.clear();
         second.codes.clear();
@@ -214,17 +224,17 @@ impl Trainer {
             panels.fill(&weights.w_dec, d);
         }
         let levels = self.rule.levels();
-        main.r.resize(x.len() * levels.len().max(1), 0.0);
-        main.slopes.resize(main.codes.index.len(), 0.0);
+        let unread = !self.rule.reads_slopes();
+        main.make_room(x.len() * levels.len().max(1), unread && levels.is_empty());
         let mut found = if levels.is_empty() {
             residuals(weights, panels, &main.codes, &xc, 1.0, &mut main.r, &mut main.slopes)
         } else {
             nested_residuals(weights, levels, &main.codes, &xc, &mut main.r, &mut main.slopes)
         };
         let whole = &main.r[main.r.len() - x.len()..];
-        second.slopes.resize(second.codes.index.len(), 0.0);
+        let size = if second.codes.index.is_empty() { 0 } else { x.len() };
+        second.make_room(size, unread && self.rule.second() == Second::Error);
         if !second.codes.index.is_empty() {
-            second.r.resize(x.len(), 0.0);
             match self.rule.second() {
                 Second::Input => {
                     residuals(weights, panels, &second.codes, &xc, 1.0, &mut second.r, &mut second.slopes);
@@ -250,10 +260,13 @@ impl Trainer {
         } else {
             second.sort(d);
         }
-        listen(&mut self.silent, tokens, |j| main.by_latent.count(j) > 0);
+        let mut fired = vec![false; latents];
+        main.codes.index.iter().for_each(|&j| fired[j as usize] = true);
+        listen(&mut self.silent, tokens, |j| fired[j]);
         let (l0, dead) = (main.codes.l0(), dead.len() as f64 / latents as f64);
         let report = Step { loss, l0, dead, explained_variance: judged };
         self.update(&xc, found.sum, settings);
+        self.xc = xc;
         if let Some(seed) = settings.resample.filter(|_| !self.rule.revives()) {
             self.restart_dead(x.len(), settings.dead_window, seed);
         }
@@ -304,7 +317,8 @@ impl Trainer {
             .enumerate()
             .map(|(number, ((w_enc, m_enc, v_enc, b_enc, m_b, v_b), (w_dec, m_dec, v_dec)))| {
                 let mut through = vec![0.0; d];
-                let Gradients { mut enc, mut dec, first, second } = gather.latents(number * at_once, w_enc);
+                let mut gradients = gather.latents(number * at_once, w_enc, w_dec);
+                let Gradients { enc, dec, first, second } = &mut gradients;
                 let rows = enc.chunks_exact_mut(d).zip(dec.chunks_exact_mut(d));
                 for (i, (g_enc, g_dec)) in rows.enumerate() {
                     let (first, other) = (first[i], second[i]);
@@ -325,6 +339,7 @@ impl Trainer {
                     adam.apply(w, &mut m_dec[row.clone()], &mut v_dec[row], g_dec);
                     normalise(w);
                 }
+                gradients.done();
                 through
             })
             .collect();
@@ -399,93 +414,6 @@ fn finite(loss: f64, step: usize) -> Result<()> {
         return Ok(());
     }
     Err(Error::invalid(format!("the loss is {loss} at step {step}: a lower learning rate may help")))
-}
-
-/// What the gradients of a latent are summed from.
-struct Gather<'a> {
-    d: usize,
-    main: &'a Path,
-    second: &'a Path,
-    levels: &'a [usize],
-    xc: &'a [f32],
-    /// Of xc, where they are read.
-    panels: &'a Panels,
-    trains_decoder: bool,
-    /// Weight of the encoder row in its own gradient.
-    penalty: f32,
-}
-
-/// The gradients of the rows of some latents, but for the factor of all.
-struct Gradients {
-    enc: Vec<f32>,
-    dec: Vec<f32>,
-    /// Σ s of every latent, of both codes.
-    first: Vec<f32>,
-    second: Vec<f32>,
-}
-
-impl Gather<'_> {
-    /// How many latents one thread takes at a time.
-    fn latents_at_once(&self) -> usize {
-        if self.main.is_dense() || self.second.is_dense() { blocks::AT_ONCE } else { LATENTS }
-    }
-
-    /// The gradients of the latents from `from` on that have the encoder rows `w_enc`.
-    fn latents(&self, from: usize, w_enc: &[f32]) -> Gradients {
-        let (d, tokens) = (self.d, self.xc.len() / self.d);
-        let mut enc = vec![0.0; w_enc.len()];
-        let mut dec = enc.clone();
-        let (mut first, mut second) = (vec![0.0; w_enc.len() / d], vec![0.0; w_enc.len() / d]);
-        if self.penalty > 0.0 {
-            add_scaled(&mut enc, self.penalty, w_enc);
-        }
-        let xc = Rows { rows: self.xc, panels: self.panels, first: 0 };
-        // A latent's decoder row meets the residual of its level.
-        let (mut done, to, all) = (from, from + first.len(), [self.main.codes.latents]);
-        let levels = if self.levels.is_empty() { &all[..] } else { self.levels };
-        for (level, &end) in levels.iter().enumerate() {
-            let end = end.min(to);
-            if done < end {
-                let (rows, sums) = ((done - from) * d..(end - from) * d, done - from..end - from);
-                let r = Some(self.main.learns(level * tokens));
-                let (enc, dec, sums) = (&mut enc[rows.clone()], &mut dec[rows], &mut first[sums]);
-                blocks::gather(&self.main.by_latent, done, (tokens, d), xc, r, enc, dec, sums);
-                done = end;
-            }
-        }
-        let r = self.trains_decoder.then(|| self.second.learns(0));
-        blocks::gather(&self.second.by_latent, from, (tokens, d), xc, r, &mut enc, &mut dec, &mut second);
-        Gradients { enc, dec, first, second }
-    }
-
-    /// ‖gradient‖² over the shared weights, but for the factor of all; `sum_r` is as in [`Trainer::update`].
-    fn squares(&self, weights: &Weights, sum_r: &[f32]) -> f64 {
-        let d = weights.d;
-        let at_once = self.latents_at_once();
-        let parts: Vec<(f64, Vec<f32>)> =
-            (weights.w_enc.par_chunks(at_once * d), weights.w_dec.par_chunks(at_once * d))
-                .into_par_iter()
-                .enumerate()
-                .map(|(number, (w_enc, w_dec))| {
-                    let (mut squares, mut through) = (0.0, vec![0.0; d]);
-                    let Gradients { enc, mut dec, first, second } = self.latents(number * at_once, w_enc);
-                    let rows = enc.chunks_exact(d).zip(dec.chunks_exact_mut(d)).enumerate();
-                    for (i, (g_enc, g_dec)) in rows {
-                        let (w_enc, w_dec) = (&w_enc[i * d..(i + 1) * d], &w_dec[i * d..(i + 1) * d]);
-                        let (first, other) = (first[i], second[i]);
-                        add_scaled(&mut through, -(first + other), w_enc);
-                        let along = dot(g_dec, w_dec);
-                        add_scaled(g_dec, -along, w_dec);
-                        let bias = if self.trains_decoder { first + other } else { other };
-                        squares += f64::from(dot(g_enc, g_enc) + dot(g_dec, g_dec) + bias * bias);
-                    }
-                    (squares, through)
-                })
-                .collect();
-        let mut sum = sum_r.to_vec();
-        parts.iter().for_each(|(_, through)| add_scaled(&mut sum, 1.0, through));
-        parts.iter().map(|p| p.0).sum::<f64>() + f64::from(dot(&sum, &sum))
-    }
 }
 
 /// Mean over channels of 1 − Var(r)/Var(x); constant channels do not count.

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use candle_core::{DType, Tensor};
 
 /// 1 + a is kept away from zero by this: what a step erases cannot be brought back.
-pub(super) const LEAST: f32 = 0.1;
+pub(in crate::sae) const LEAST: f32 = 0.1;
 
 /// The modulation x ⊙ (1 + a_t) + c_t at some steps.
 ///

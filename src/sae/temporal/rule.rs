@@ -8,6 +8,7 @@ use crate::random::fnv1a;
 use crate::sae::adam::Adam;
 use crate::sae::architecture::check_k;
 use crate::sae::codes::Codes;
+use crate::sae::device::Dense;
 use crate::sae::forward::{self, ROWS, Residuals, cut};
 use crate::sae::rule::{Batch, Judged, Own, Pass, Rule};
 use crate::sae::train::{Path, explained_variance};
@@ -21,9 +22,9 @@ use std::sync::Arc;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Settings {
     pub(super) k: usize,
-    pub(super) terms: Terms,
-    pub(super) undo: bool,
-    pub(super) train_modulation: bool,
+    pub(crate) terms: Terms,
+    pub(crate) undo: bool,
+    pub(crate) train_modulation: bool,
     /// k starts at this multiple of itself,
     pub(super) sparsity_start: f32,
     /// and is reached after this share of the training.
@@ -65,7 +66,7 @@ impl Settings {
     }
 
     /// How many latents may fire when this share of the training is done.
-    fn k_at(&self, progress: f32, latents: usize) -> usize {
+    pub(crate) fn k_at(&self, progress: f32, latents: usize) -> usize {
         let left = if self.sparsity_share > 0.0 { (1.0 - progress / self.sparsity_share).max(0.0) } else { 0.0 };
         let k = self.k as f32 * (1.0 + (self.sparsity_start - 1.0) * left);
         (k.round() as usize).clamp(1, latents)
@@ -223,23 +224,26 @@ impl TideRule {
 }
 
 impl Rule for TideRule {
-    fn input(&mut self, x: &[f32], b_dec: &[f32], scale: f32) -> Vec<f32> {
+    fn input(&mut self, x: &[f32], b_dec: &[f32], scale: f32, out: &mut Vec<f32>) {
         let d = self.d;
         self.u.clear();
         self.u.extend(x.iter().map(|v| scale * v));
-        let mut out = vec![0.0; x.len()];
+        out.resize(x.len(), 0.0);
         out.par_chunks_mut(d).with_min_len(ROWS).zip(self.u.par_chunks(d)).enumerate().for_each(|(row, (out, u))| {
             let (a, c) = self.of(row);
             for ((((out, u), a), c), b) in out.iter_mut().zip(u).zip(a).zip(c).zip(b_dec) {
                 *out = u * factor(*a) + c - b;
             }
         });
-        out
     }
 
     fn encode(&mut self, batch: &Batch<'_>, main: &mut Codes, second: &mut Codes) {
         self.k = self.settings.k_at(batch.progress, batch.weights.latents);
         batch.tiles(|scores| batch.top(scores, self.k, main, second));
+    }
+
+    fn reads_slopes(&self) -> bool {
+        true
     }
 
     fn loss(&mut self, pass: Pass<'_>) -> Option<Judged> {
@@ -256,6 +260,14 @@ impl Rule for TideRule {
         }
         let explained_variance = settings.judge.then(|| explained_variance(&self.u, &error, self.d));
         Some(Judged { residuals, explained_variance })
+    }
+
+    fn dense(&self) -> Dense {
+        Dense::Tide(self.settings.clone())
+    }
+
+    fn own(&mut self) -> Vec<&mut Own> {
+        vec![&mut self.scale, &mut self.shift]
     }
 
     fn weight_penalty(&self) -> f32 {

@@ -205,6 +205,40 @@ fn clipped_gradients_have_the_length_that_was_asked_for() {
 }
 
 #[test]
+fn steps_on_a_device_are_those_on_the_host() {
+    let settings = |undo| Settings { terms: terms(), undo, sparsity_start: 2.0, ..Settings::new(K) };
+    let fixed = Settings { train_modulation: false, ..settings(true) };
+    // A factor below the least is kept away from zero.
+    let mut start = modulation(0.3);
+    start.scale[1] = -0.95;
+    start.scale[D] = -1.02;
+    for (settings, clip) in [(settings(true), None), (settings(false), Some(0.05)), (fixed, Some(0.05))] {
+        let form = Form::Tide(settings.starting(start.clone()));
+        let ((mut host, x), (mut other, _)) = (small(&form), small(&form));
+        other.move_to(&Device::Cpu).unwrap();
+        for t in 1..10 {
+            let adam = Adam::step((0.9, 0.999), 1e-8, 0.003, t);
+            let now = Step { adam, clip, shrink: 1e-3, progress: t as f32 / 10.0, ..step(0.0) };
+            let [a, b] = [&mut host, &mut other].map(|trainer| trainer.step(&x, &now).unwrap());
+            assert!((a.loss - b.loss).abs() < 1e-4 * a.loss && a.l0 == b.l0, "step {t}: {a:?}, {b:?}");
+            let (a, b) = (a.explained_variance.unwrap(), b.explained_variance.unwrap());
+            assert!((a - b).abs() < 1e-4, "step {t}: {a}, {b}");
+        }
+        other.fetch().unwrap();
+        let all = |trainer: &mut Trainer| {
+            let w = trainer.weights.clone();
+            let mut all = vec![("W_enc", w.w_enc), ("b_enc", w.b_enc), ("W_dec", w.w_dec), ("b_dec", w.b_dec)];
+            all.extend(trainer.rule.state().into_iter().map(|(name, values)| (name, values.clone())));
+            all
+        };
+        for ((name, a), (_, b)) in all(&mut host).into_iter().zip(all(&mut other)) {
+            let apart = a.iter().zip(&b).map(|(a, b)| (a - b).abs() / (1.0 + a.abs())).fold(0.0, f32::max);
+            assert!(a.len() == b.len() && apart < 5e-5, "{name} differs by {apart}, clip {clip:?}");
+        }
+    }
+}
+
+#[test]
 fn decoupled_decay_takes_its_share_of_the_encoder_alone() {
     let (mut trainer, x) = small(&tide(true));
     let before = trainer.weights.clone();
