@@ -40,6 +40,7 @@ pub(crate) use trajectories::around;
 pub use writer::Writer;
 
 use crate::diffusion::hook::{Half, Kind, Site, progress_t};
+use crate::diffusion::pipeline::Pipeline;
 use crate::error::{Error, Result};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -75,6 +76,23 @@ impl Description {
     #[must_use]
     pub fn t(&self) -> f64 {
         progress_t(self.step, self.steps)
+    }
+
+    /// Opens the model.
+    ///
+    /// # Errors
+    /// If there is none of that name, or it is another now.
+    pub(crate) fn open_model(&self) -> Result<Pipeline> {
+        let model = Pipeline::open(&self.model)?;
+        if model.fingerprint() == self.fingerprint {
+            return Ok(model);
+        }
+        Err(Error::invalid(format!(
+            "activations of {} {}, the model of that name is now {}",
+            self.model,
+            self.fingerprint,
+            model.fingerprint()
+        )))
     }
 }
 

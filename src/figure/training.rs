@@ -2,17 +2,43 @@
 
 use super::{Histogram, Line, Page, Table};
 use crate::activations::Mixing;
-use crate::sae::{Quality, Row, Trained};
+use crate::sae::{Options, Quality, Row, Trained, TrainedTide};
+
+/// What both reports are made of.
+struct Course<'a> {
+    options: &'a Options,
+    history: &'a [Row],
+    training: &'a Quality,
+    held_out: Option<&'a Quality>,
+    dead_share: f64,
+    mixing: Option<Mixing>,
+}
 
 impl Trained {
     /// The report as a page: measures, loss and explained variance by step, dead share over time, how many latents fire
     /// on a token, and on how many tokens a latent fires.
     #[must_use]
     pub fn report(&self) -> Page {
-        let samples: Vec<(&str, &Quality)> = [("training", Some(&self.training)), ("held out", self.held_out.as_ref())]
-            .into_iter()
-            .filter_map(|(name, quality)| Some((name, quality?)))
-            .collect();
+        let Self { sae, options, history, training, held_out, dead_share, mixing } = self;
+        let (held_out, dead_share, mixing) = (held_out.as_ref(), *dead_share, *mixing);
+        Course { options, history, training, held_out, dead_share, mixing }.page(sae)
+    }
+}
+
+impl TrainedTide {
+    /// The report as a page, as [`Trained::report`]; tokens are those of all steps.
+    #[must_use]
+    pub fn report(&self) -> Page {
+        let Self { sae, options, history, training, held_out, dead_share } = self;
+        let (held_out, dead_share) = (held_out.as_ref(), *dead_share);
+        Course { options, history, training, held_out, dead_share, mixing: None }.page(sae)
+    }
+}
+
+impl Course<'_> {
+    fn page(&self, title: impl std::fmt::Display) -> Page {
+        let mut samples = vec![("training", self.training)];
+        samples.extend(self.held_out.map(|quality| ("held out", quality)));
         let mut table = Table::new().text("measure", self.training.rows().iter().map(|(name, _)| *name));
         for (name, quality) in &samples {
             table = table.text(name, quality.rows().into_iter().map(|(_, value)| value));
@@ -42,7 +68,7 @@ impl Trained {
         if let Some(Mixing { same_item, chance }) = self.mixing {
             text += &format!(" Pairs of tokens of one item in a batch: {same_item:.5}, by chance {chance:.5}.");
         }
-        Page::new(&self.sae)
+        Page::new(title)
             .text(text)
             .figure(&table)
             .heading("Course")

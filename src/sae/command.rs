@@ -1,19 +1,22 @@
 //! `denoscope train`, and the activations that its configuration names.
 
-use super::form::Form;
+mod subject;
+
+use super::Quality;
 use super::recipe::Recipe;
 use super::tensors::Arrays;
-use super::{Options, Quality};
 use crate::activations::shard::atomically;
-use crate::activations::{Activations, Store};
+use crate::activations::{Activations, Store, Trajectories};
 use crate::device;
 use crate::diffusion::hook::{Half, Kind};
 use crate::error::{Error, Result};
 use candle_core::Device;
 use clap::Args;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
+use subject::Subject;
 
 /// The configuration as it is kept in the folder of a run.
 const CONFIG: &str = "train.json";
@@ -21,7 +24,7 @@ const CONFIG: &str = "train.json";
 /// Train a sparse autoencoder as a configuration says; a run that was killed goes on where it stopped.
 #[derive(Debug, Clone, Args)]
 pub struct Train {
-    /// JSON: activations (store, module, kind, half, t; or file, tensor), sae (architecture and its settings), expansion,
+    /// JSON: activations (store, module, kind, half, and t or, for trajectories, times; or file, tensor), sae (architecture and its settings), expansion,
     /// options, device (cpu, cuda, cuda:1 ...), run (the folder for checkpoints, log.csv, report.html and the result). Paths are relative to the current folder.
     pub config: PathBuf,
 }
@@ -31,10 +34,11 @@ pub struct Train {
 #[serde(deny_unknown_fields)]
 struct Config {
     activations: Origin,
-    sae: Form,
+    /// Its `architecture` and the settings of that.
+    sae: Value,
     expansion: usize,
     #[serde(default)]
-    options: Options,
+    options: Value,
     /// Where the steps are taken; the CPU unless another is named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     device: Option<String>,
@@ -56,9 +60,12 @@ struct Origin {
     /// Progress: 1 = noise, 0 = the last step.
     #[serde(skip_serializing_if = "Option::is_none")]
     t: Option<f64>,
+    /// The steps of trajectories, by their progress; all of the store without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    times: Option<Vec<f64>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<PathBuf>,
-    /// The matrix of the file, if it holds several.
+    /// The array of the file, if it holds several.
     #[serde(skip_serializing_if = "Option::is_none")]
     tensor: Option<String>,
 }
@@ -96,8 +103,19 @@ pub(crate) fn source(sae: &Path, config: Option<&Path>) -> Result<Source> {
     Ok(Source { activations: origin.open()?, store: origin.store, config })
 }
 
+/// The trajectories that the configuration of an SAE names, as [`source`].
+pub(crate) fn trajectories(sae: &Path, config: Option<&Path>) -> Result<Trajectories> {
+    Config::read(&config.map_or_else(|| sae.join(CONFIG), Path::to_path_buf))?.activations.trajectories()
+}
+
+/// Where numbers are.
+enum Place<'a> {
+    Store(Box<Store>),
+    File(&'a Path),
+}
+
 impl Origin {
-    fn open(&self) -> Result<Activations> {
+    fn place(&self) -> Result<Place<'_>> {
         match (&self.store, &self.file) {
             (Some(store), None) if self.tensor.is_none() => {
                 let mut store = Store::open(store)?;
@@ -110,20 +128,49 @@ impl Origin {
                 if let Some(half) = self.half {
                     store = store.half(half)?;
                 }
-                self.t.map_or_else(|| store.only(), |t| store.stage(t))
+                Ok(Place::Store(Box::new(store)))
             }
             (None, Some(file))
-                if self.module.is_none() && self.kind.is_none() && self.half.is_none() && self.t.is_none() =>
+                if self.module.is_none()
+                    && self.kind.is_none()
+                    && self.half.is_none()
+                    && self.t.is_none()
+                    && self.times.is_none() =>
             {
+                Ok(Place::File(file))
+            }
+            _ => Err(Error::invalid(
+                "activations: expected either store (with module, kind, half, t or times where it holds several) or file \
+                 (with tensor where it holds several)",
+            )),
+        }
+    }
+
+    fn open(&self) -> Result<Activations> {
+        if self.times.is_some() {
+            return Err(Error::invalid("activations: times are for SAEs of trajectories; one step is named by t"));
+        }
+        match self.place()? {
+            Place::Store(store) => self.t.map_or_else(|| store.only(), |t| store.stage(t)),
+            Place::File(file) => {
                 let arrays = Arrays::read(file)?;
                 let (shape, data) = arrays.matrix(self.tensor.as_deref())?;
                 // Tokens without a grid: each is an item of its own.
                 Activations::from_vec((1, 1), shape[1], data)
             }
-            _ => Err(Error::invalid(
-                "activations: expected either store (with module, kind, half, t where it holds several) or file (with \
-                 tensor where it holds several)",
-            )),
+        }
+    }
+
+    fn trajectories(&self) -> Result<Trajectories> {
+        if self.t.is_some() {
+            return Err(Error::invalid("activations: an SAE of trajectories takes several steps: times in place of t"));
+        }
+        match self.place()? {
+            Place::Store(store) => match &self.times {
+                Some(times) => store.trajectories(times),
+                None => store.trajectories_at(store.stages().iter().map(|s| s.0).collect::<Vec<_>>()),
+            },
+            Place::File(file) => Trajectories::open(file, self.tensor.as_deref()),
         }
     }
 }
@@ -134,24 +181,57 @@ impl Train {
     /// # Errors
     /// Of the configuration, of reading activations, and of training.
     pub fn run(self) -> Result<()> {
-        let config = Config::read(&self.config)?;
-        let activations = config.activations.open()?;
-        let recipe = Recipe {
-            options: config.options.clone(),
-            folder: Some(config.run.clone()),
-            device: config.device.as_deref().map_or(Ok(Device::Cpu), device::named)?,
-            ..Recipe::new(config.expansion)
-        };
-        let trained = recipe.train(&config.sae, &activations)?;
-        trained.report().save(config.run.join("report.html"))?;
-        let text = serde_json::to_string_pretty(&config).map_err(|e| Error::format(&self.config, e))?;
-        atomically(&config.run.join(CONFIG), |out| out.write_all(text.as_bytes()))?;
-        println!("{}\n{}", trained.sae, config.run.display());
-        let mut columns = vec![("training", &trained.training)];
-        columns.extend(trained.held_out.as_ref().map(|q| ("held out", q)));
-        print!("{}", table(&columns));
-        Ok(())
+        let mut config = Config::read(&self.config)?;
+        let fault = |e| Error::format(&self.config, e);
+        let subject = Subject::read(&config.sae).map_err(fault)?;
+        let options = subject.options(&config.options).map_err(fault)?;
+        config.options = serde_json::to_value(&options).map_err(fault)?;
+        let text = serde_json::to_string_pretty(&config).map_err(fault)?;
+        let run = config.run.clone();
+        let device = config.device.as_deref().map_or(Ok(Device::Cpu), device::named)?;
+        let recipe = Recipe { options, folder: Some(run.clone()), device, ..Recipe::new(config.expansion) };
+        match &subject {
+            Subject::Single(form) => {
+                let trained = recipe.train(form, &config.activations.open()?)?;
+                trained.report().save(run.join(REPORT))?;
+                println!("{}\n{}", trained.sae, run.display());
+                print!("{}", table(&both(&trained.training, trained.held_out.as_ref())));
+            }
+            Subject::Tide(settings) => {
+                let trajectories = config.activations.trajectories()?;
+                let mut tide = settings.recipe(config.expansion, &trajectories)?;
+                tide.recipe = recipe;
+                let trained = tide.train(&trajectories)?;
+                trained.report().save(run.join(REPORT))?;
+                println!("{}\n{}", trained.sae, run.display());
+                print!("{}", table(&both(&trained.training, trained.held_out.as_ref())));
+            }
+            Subject::Residualized(settings) => {
+                let mut residualized = settings.recipe(config.expansion);
+                residualized.recipe = recipe;
+                let trained = residualized.train(&config.activations.trajectories()?)?;
+                for (i, dictionary) in trained.trainings.iter().enumerate() {
+                    let folder = if trained.trainings.len() > 1 { run.join(format!("step-{i}")) } else { run.clone() };
+                    dictionary.report().save(folder.join(REPORT))?;
+                }
+                println!("{}\n{}", trained.sae, run.display());
+                let judged = trained.held_out.as_ref().unwrap_or(&trained.training);
+                println!("{}:", if trained.held_out.is_some() { "held out" } else { "training" });
+                print!("{}", table(&judged.columns()));
+            }
+        }
+        atomically(&run.join(CONFIG), |out| out.write_all(text.as_bytes()))
     }
+}
+
+/// The report in the folder of a run.
+const REPORT: &str = "report.html";
+
+/// Columns of a table.
+fn both<'a>(training: &'a Quality, held_out: Option<&'a Quality>) -> Vec<(&'static str, &'a Quality)> {
+    let mut columns = vec![("training", training)];
+    columns.extend(held_out.map(|q| ("held out", q)));
+    columns
 }
 
 /// Measures side by side, for a terminal.

@@ -72,6 +72,15 @@ impl TrajectorySae {
         tensors::write_with(path, &arrays, FACTS, &facts)
     }
 
+    /// The SAE in the folder of a training, if it is one of this kind.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(crate) fn of_run(folder: &Path) -> Result<Option<Self>> {
+        let path = folder.join(NAME);
+        path.exists().then(|| Self::open(path)).transpose()
+    }
+
     /// Reads what [`save`](Self::save) wrote.
     ///
     /// # Errors

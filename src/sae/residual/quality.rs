@@ -65,11 +65,12 @@ impl TrajectoryQuality {
 
     /// What a notebook shows: both spaces side by side.
     pub fn evcxr_display(&self) {
-        show_table(&[
-            ("residual space", &self.residual),
-            ("activation space", &self.activation),
-            ("one step ahead", &self.one_step),
-        ]);
+        show_table(&self.columns());
+    }
+
+    /// The columns of a table.
+    pub(crate) fn columns(&self) -> [(&'static str, &Quality); 3] {
+        [("residual space", &self.residual), ("activation space", &self.activation), ("one step ahead", &self.one_step)]
     }
 }
 
