@@ -6,10 +6,11 @@
 //! `cargo bench --profile dev --bench sae_step`, or with other sizes and some architectures
 //! `… -- BATCH D EXPANSION K [NAME …]`. `benches/sae_step.py` times the same step in PyTorch, dense.
 //!
-//! Two quiet cores of a Zen 4 server (a product takes .26 s), steps over products: TopK 1.24, with k 32 1.30, with AuxK and
-//! every latent dead (256 of 5120 on every token) 1.86 to 1.90 in four runs; BatchTopK 1.26, Matryoshka 1.31, JumpReLU 1.25;
-//! `4096 1152 16 922` (16 times the width, k = 5 %) 1.63, where a third of a dense step is 2.2. Peak memory beyond
-//! 4 × parameters, in rows of d + k numbers for every token: 1.5, 1.5, 6.5, and 4.0 at 16 times the width. (Several
+//! Two quiet cores of a Zen 4 server (a product takes .26 s), steps over products: TopK 1.20, with k 32 1.28, with AuxK and
+//! every latent dead (256 of 5120 on every token) 1.73 to 1.79 in eight runs, up to 1.89 while others used the memory;
+//! BatchTopK 1.27, Matryoshka 1.29, JumpReLU 1.24; `4096 1152 16 922` (16 times the width, k = 5 %) 1.58, where a third of a
+//! dense step is 2.2. Peak memory beyond 4 × parameters, in rows of d + k numbers for every token: 2.4, 2.5, 6.7, and 5.0 at
+//! 16 times the width. (Several
 //! names in one run use each other's memory: the peak counts for the first only.)
 
 use denoscope::Result;

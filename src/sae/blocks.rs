@@ -49,7 +49,7 @@ pub(crate) struct Blocked {
 
 thread_local! {
     /// The room of the last piece of work serves the next: memory that is given back to the system comes again page by
-    /// page, which took a tenth of the step's time beside the product.
+    /// page.
     static ROOM: RefCell<Blocked> = RefCell::default();
 }
 

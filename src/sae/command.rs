@@ -24,8 +24,15 @@ const CONFIG: &str = "train.json";
 /// Train a sparse autoencoder as a configuration says; a run that was killed goes on where it stopped.
 #[derive(Debug, Clone, Args)]
 pub struct Train {
-    /// JSON: activations (store, module, kind, half, and t or, for trajectories, times; or file, tensor), sae (architecture and its settings), expansion,
-    /// options, device (cpu, cuda, cuda:1 ...), run (the folder for checkpoints, log.csv, report.html and the result). Paths are relative to the current folder.
+    /// JSON: activations (store, module, kind, half, t; or file, tensor), sae, expansion, options, device (cpu, cuda,
+    /// cuda:1 ...), run (the folder for checkpoints, log.csv, report.html and the result). Paths are relative to the
+    /// current folder.
+    ///
+    /// sae: architecture topk or batchtopk (k), matryoshka_batchtopk (k, widths), standard or gated (l1,
+    /// sparsity_warm_up), jumprelu (l0, bandwidth, threshold, sparsity_warm_up). On trajectories, whose activations have
+    /// times in place of t (all steps of the store without it): temporal_aware_topk (k, terms, modulation: identity or
+    /// pretrained, train_modulation, undo, progressive, sample), residualized (k, join: concat, pooled or per_step,
+    /// dictionary: batchtopk, topk or matryoshka_batchtopk, prediction).
     pub config: PathBuf,
 }
 
