@@ -1,7 +1,7 @@
 //! The gradients of a step, latent by latent: summed, used and forgotten.
 
 use super::blocks::{self, Rows, Totals};
-use super::train::Path;
+use super::path::Path;
 use super::weights::Weights;
 use crate::kernels::gathered::Panels;
 use crate::kernels::sparse::{add_scaled, dot};

@@ -3,9 +3,10 @@
 use super::codes::Codes;
 use super::device::Dense;
 use super::form::Form;
+use super::path::Path;
 use super::recipe::{Recipe, recipe, sparsity};
 use super::rule::{Batch, Own, Rule, dense_start, risen};
-use super::train::{Path, Settings as Step};
+use super::step::Settings as Step;
 use super::weights::Weights;
 use super::{Architecture, Sae, forward};
 use crate::error::{Error, Result};

@@ -3,7 +3,7 @@
 use super::adam::Adam;
 use super::form::Form;
 use super::recipe::{L1, Recipe};
-use super::train::Settings;
+use super::step::Settings;
 use super::weights::Weights;
 use super::{
     Architecture, BatchTopK, Gated, JumpReLU, Matryoshka, Options, ReLU, Sae, TopK, batch_topk, gated, jump_relu,

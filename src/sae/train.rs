@@ -14,14 +14,14 @@
 //! Entries are sorted by latent, so that a latent's gradient is summed, used and forgotten by one thread: no
 //! gradient of a whole matrix exists, and the order of every sum is fixed.
 
-use super::adam::{Adam, Moments};
-use super::blocks::{self, Rows};
-use super::codes::{ByLatent, Codes};
+use super::adam::Moments;
 use super::device::{Found, OnDevice};
 use super::forward::{self, nested_residuals, residuals};
 use super::gather::{Gather, Gradients};
+use super::path::Path;
 use super::rule::{Batch, Pass, Rule, Second};
 use super::start::normalise;
+use super::step::{Settings, Step, explained_variance};
 use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::kernels::gathered::Panels;
@@ -48,100 +48,6 @@ pub(crate) struct Trainer {
     panels: Panels,
     /// Weights and moments while the steps are taken elsewhere; those above are then older.
     device: Option<OnDevice>,
-}
-
-/// Codes on their way through a step; the buffers live from step to step.
-pub(crate) struct Path {
-    pub(crate) codes: Codes,
-    /// What their reconstruction leaves, `[tokens, d]`, or `[levels, tokens, d]` for nested dictionaries; where a rule has
-    /// another loss than the squares, half its gradient by the reconstruction.
-    pub(crate) r: Vec<f32>,
-    /// ½ ∂‖r‖²/∂z of every entry; of none if they are `late`.
-    pub(crate) slopes: Vec<f32>,
-    /// Whether slopes are found together with the gradients of the decoder, which read the same rows of r: where entries
-    /// are many and the rule reads no slopes.
-    pub(crate) late: bool,
-    /// Its entries by latent, unless they are `late`.
-    pub(crate) by_latent: ByLatent,
-    /// Of r.
-    panels: Panels,
-}
-
-impl Path {
-    fn new(latents: usize) -> Self {
-        let (codes, by_latent, panels) = (Codes::empty(latents), ByLatent::default(), Panels::default());
-        Self { codes, r: Vec::new(), slopes: Vec::new(), late: false, by_latent, panels }
-    }
-
-    /// Makes room for what the codes leave: `size` numbers, and slopes unless the rule can do without until the update.
-    fn make_room(&mut self, size: usize, may_be_late: bool) {
-        self.late = may_be_late && self.is_dense();
-        self.r.resize(size, 0.0);
-        self.slopes.resize(if self.late { 0 } else { self.codes.index.len() }, 0.0);
-    }
-
-    /// Whether its entries are so many that they are taken in panels.
-    pub(crate) fn is_dense(&self) -> bool {
-        blocks::pay(self.codes.index.len(), self.codes.tokens(), self.codes.latents)
-    }
-
-    /// What decoder rows learn from, from row `first` on.
-    pub(crate) fn learns(&self, first: usize) -> Rows<'_> {
-        Rows { rows: &self.r, panels: &self.panels, first }
-    }
-
-    /// Drops the entries whose value is 0.
-    pub(crate) fn drop_silent(&mut self) {
-        let kept = self.codes.retain(|value| value > 0.0);
-        for (to, from) in kept.iter().enumerate() {
-            self.slopes[to] = self.slopes[*from];
-        }
-        self.slopes.truncate(kept.len());
-    }
-
-    /// Readies entries and residuals for the update.
-    fn sort(&mut self, d: usize) {
-        if !self.late {
-            self.by_latent.sort(&self.codes, &self.slopes);
-        }
-        if self.is_dense() {
-            self.panels.fill(&self.r, d);
-        }
-    }
-}
-
-/// What a step needs beside the batch.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Settings {
-    pub(crate) adam: Adam,
-    /// Inputs are multiplied by this.
-    pub(crate) scale: f32,
-    pub(crate) aux_alpha: f32,
-    pub(crate) aux_k: usize,
-    pub(crate) dead_window: u64,
-    /// Share of the steps of the training that are done.
-    pub(crate) progress: f32,
-    /// Whether the explained variance of the batch is wanted.
-    pub(crate) judge: bool,
-    /// The largest length of the gradient of all weights.
-    pub(crate) clip: Option<f32>,
-    /// Whether dead latents start anew after this step, and the seed by which tokens are drawn for them.
-    pub(crate) resample: Option<u64>,
-    /// What the encoder matrix loses of itself: learning rate × weight decay.
-    pub(crate) shrink: f32,
-}
-
-/// What a step found, before its update.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Step {
-    /// ‖x − x̂‖²/d, mean over the batch.
-    pub(crate) loss: f64,
-    /// Mean number of latents that fired.
-    pub(crate) l0: f64,
-    /// Share of dead latents.
-    pub(crate) dead: f64,
-    /// Mean over channels of 1 − Var(x − x̂)/Var(x), if wanted.
-    pub(crate) explained_variance: Option<f64>,
 }
 
 impl Trainer {
@@ -414,22 +320,4 @@ fn finite(loss: f64, step: usize) -> Result<()> {
         return Ok(());
     }
     Err(Error::invalid(format!("the loss is {loss} at step {step}: a lower learning rate may help")))
-}
-
-/// Mean over channels of 1 − Var(r)/Var(x); constant channels do not count.
-pub(crate) fn explained_variance(x: &[f32], r: &[f32], d: usize) -> f64 {
-    let moments = |x: &[f32]| {
-        let (mut sum, mut squares) = (vec![0.0f64; d], vec![0.0f64; d]);
-        for row in x.chunks_exact(d) {
-            for ((s, q), &v) in sum.iter_mut().zip(&mut squares).zip(row) {
-                *s += f64::from(v);
-                *q += f64::from(v) * f64::from(v);
-            }
-        }
-        let n = (x.len() / d) as f64;
-        sum.into_iter().zip(squares).map(|(s, q)| q / n - (s / n) * (s / n)).collect::<Vec<f64>>()
-    };
-    let (x, r) = rayon::join(|| moments(x), || moments(r));
-    let shares: Vec<f64> = x.iter().zip(&r).filter(|(x, _)| **x > 0.0).map(|(x, r)| 1.0 - r / x).collect();
-    shares.iter().sum::<f64>() / shares.len().max(1) as f64
 }
