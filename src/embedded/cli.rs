@@ -106,7 +106,7 @@ const ENVIRONMENT: [(&str, &str); 5] = [
 ];
 
 impl Train {
-    /// Trains, in a process of its own if this one lacks the [`ENVIRONMENT`].
+    /// Trains, in a process of its own if this one lacks the variables by which that is faster.
     ///
     /// # Errors
     /// Of the training.

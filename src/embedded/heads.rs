@@ -64,7 +64,7 @@ fn check(rows: usize, answers: &Answers) -> Result<()> {
     Err(Error::invalid(format!("{} answers to {rows} questions", answers.len())))
 }
 
-/// Mean of −ln softmax(logits)[answer] over rows with an answer; the last axis of `logits` holds the options.
+/// Mean of −ln softmax(logits)\[answer\] over rows with an answer; the last axis of `logits` holds the options.
 ///
 /// # Errors
 /// Answers of another number than rows.

@@ -5,18 +5,18 @@ use std::fmt;
 
 /// The weight β of the added direction at each token, and what normalises it.
 ///
-/// The paper adapts β to the activation: spatial edits use β‖Z[i,j]‖ (4000, 400 and 1000 for early, middle and
-/// final stage), global ones β‖Z[i,j]‖ / Σ‖Z‖ (8, 10 and 10), with Z the code of the unedited Δ. Those numbers
+/// The paper adapts β to the activation: spatial edits use β‖Z\[i,j\]‖ (4000, 400 and 1000 for early, middle and
+/// final stage), global ones β‖Z\[i,j\]‖ / Σ‖Z‖ (8, 10 and 10), with Z the code of the unedited Δ. Those numbers
 /// depend on the scale of codes; [`Strength::Relative`] does not, and is the default.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub enum Strength {
     /// The same β at every token.
     Constant(f64),
-    /// β ‖Z[i,j]‖ (the paper's spatial edit).
+    /// β ‖Z\[i,j\]‖ (the paper's spatial edit).
     Code(f64),
-    /// β ‖Z[i,j]‖ / Σᵢⱼ ‖Z[i,j]‖ (the paper's global edit).
+    /// β ‖Z\[i,j\]‖ / Σᵢⱼ ‖Z\[i,j\]‖ (the paper's global edit).
     CodeShare(f64),
-    /// What is added has β times the mean norm of Δ over the grid: β · meanᵢⱼ‖Δ[i,j]‖ / ‖Σ f‖. This library's own.
+    /// What is added has β times the mean norm of Δ over the grid: β · meanᵢⱼ‖Δ\[i,j\]‖ / ‖Σ f‖. This library's own.
     Relative(f64),
 }
 

@@ -14,7 +14,7 @@ const DEPTH: usize = 3;
 /// Crates from elsewhere that the standard library's types and modules are made with.
 const STD_CRATES: [&str; 2] = ["hashbrown", "cfg-if"];
 
-/// `metadata`, the JSON that `cargo metadata` printed, without the packages further than [`DEPTH`] ordinary
+/// `metadata`, the JSON that `cargo metadata` printed, without the packages further than `DEPTH` ordinary
 /// dependencies away from the root. Anything not understood is returned as it came.
 #[must_use]
 pub fn prune(metadata: &str) -> String {

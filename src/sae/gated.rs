@@ -12,7 +12,7 @@ use super::{Architecture, Sae, forward};
 use crate::error::Result;
 use crate::kernels::sparse::{above, scale};
 
-/// A recipe for a Gated SAE: z = 1[π > 0]·ReLU(e^r·a + b_mag) with a = W_enc (x − b_dec) and the gate π = a + b_gate.
+/// A recipe for a Gated SAE: z = 1\[π > 0\]·ReLU(e^r·a + b_mag) with a = W_enc (x − b_dec) and the gate π = a + b_gate.
 ///
 /// Which latents fire and how strongly are two paths through one encoder, so that the L1 penalty on the gate does not
 /// shrink the magnitudes. The loss is ‖x − x̂‖² + λ Σ ReLU(π) + ‖x − x̂_gate‖², where x̂_gate decodes ReLU(π) with the
