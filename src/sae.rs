@@ -35,7 +35,7 @@ mod part;
 mod path;
 mod recipe;
 mod relu;
-mod report;
+pub(crate) mod report;
 mod residual;
 mod resume;
 mod rule;

@@ -2,6 +2,7 @@
 
 use super::{Histogram, Line, Page, Table};
 use crate::activations::Mixing;
+use crate::sae::report::columns;
 use crate::sae::{Options, Quality, Row, Trained, TrainedTide};
 
 /// What both reports are made of.
@@ -37,8 +38,7 @@ impl TrainedTide {
 
 impl Course<'_> {
     fn page(&self, title: impl std::fmt::Display) -> Page {
-        let mut samples = vec![("training", self.training)];
-        samples.extend(self.held_out.map(|quality| ("held out", quality)));
+        let samples = columns(self.training, self.held_out);
         let mut table = Table::new().text("measure", self.training.rows().iter().map(|(name, _)| *name));
         for (name, quality) in &samples {
             table = table.text(name, quality.rows().into_iter().map(|(_, value)| value));

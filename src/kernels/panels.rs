@@ -165,6 +165,7 @@ impl Packed {
         let filled = panels(kernels, columns).map(|(_, _, kernel)| kernel.columns).sum::<usize>();
         let size = parts.rows() * filled;
         if data.capacity() == 0 {
+            // New memory is zero already.
             data = vec![0f32; parts.count() * size];
         } else {
             data.resize(parts.count() * size, 0.0);

@@ -168,8 +168,8 @@ impl<'a> Factor<'a> {
     /// If B does not lie within its slice.
     pub(crate) fn new(b: Matrix<'a>, (k, n): (usize, usize), rows: usize) -> Self {
         b.check(k, n);
-        let pays = rows >= ROWS_OF_COLUMNS && k >= 16 && n >= 8 && panels::available();
-        Self { b, shape: (k, n), packed: pays.then(|| Packed::within(ROOM.take(), b, (1, k), n)) }
+        let packed = panels_pay(b, (rows, k, n)).then(|| Packed::within(ROOM.take(), b, (1, k), n));
+        Self { b, shape: (k, n), packed }
     }
 
     /// C = A B for m rows of A that are contiguous.
@@ -192,9 +192,14 @@ const ROWS: usize = 24;
 const ROWS_OF_COLUMNS: usize = 1024;
 
 /// Whether a product is better done by panels: rows of A that lie in one piece, and enough of them.
-fn by_panels(a: Matrix<'_>, b: Matrix<'_>, (m, k, n): (usize, usize, usize), precision: Precision) -> bool {
+fn by_panels(a: Matrix<'_>, b: Matrix<'_>, shape: (usize, usize, usize), precision: Precision) -> bool {
+    a.column == 1 && !on_tiles(precision) && panels_pay(b, shape)
+}
+
+/// Whether packing B pays for m rows of A.
+fn panels_pay(b: Matrix<'_>, (m, k, n): (usize, usize, usize)) -> bool {
     let rows = if b.column == 1 { ROWS } else { ROWS_OF_COLUMNS };
-    a.column == 1 && m >= rows && k >= 16 && n >= 8 && !on_tiles(precision) && panels::available()
+    m >= rows && k >= 16 && n >= 8 && panels::available()
 }
 
 /// C = A B + bias, as [`product`].

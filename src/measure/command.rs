@@ -46,7 +46,7 @@ impl Evaluate {
         // As many latents on a token as the SAE takes, or nearly.
         let k = match sae.architecture {
             Architecture::TopK { k } => k,
-            _ => (quality.l0.round() as usize).clamp(1, sae.latents),
+            _ => whole(quality.l0, sae.latents),
         };
         let random = Sae::random(sae.d, sae.latents, k, 0)?.centred(activations)?;
         println!("{sae}\n{activations}");
@@ -71,7 +71,7 @@ impl Evaluate {
         let trajectories = self.trajectories()?;
         let quality = sae.measure(&trajectories)?;
         let Sae { d, latents, .. } = sae.sae;
-        let random = Sae::random(d, latents, (quality.l0.round() as usize).clamp(1, latents), 0)?;
+        let random = Sae::random(d, latents, whole(quality.l0, latents), 0)?;
         let mut modulation = Modulation::identity(&trajectories);
         for (i, shift) in modulation.shift.chunks_exact_mut(d).enumerate() {
             let mean = random.clone().centred(trajectories.step(i))?.b_dec;
@@ -90,7 +90,7 @@ impl Evaluate {
         // Its features fire on a whole trajectory, in the parts together.
         let rows = if sae.join == Join::Concat { 1.0 } else { sae.steps() as f64 };
         let (d, latents) = (sae.parts[0].d, sae.latents());
-        let k = ((quality.residual.l0 / rows).round() as usize).clamp(1, latents);
+        let k = whole(quality.residual.l0 / rows, latents);
         let parts = (0..sae.parts.len() as u64).map(|seed| Sae::random(d, latents, k, seed)).collect::<Result<_>>()?;
         let random = TrajectorySae::new(sae.predictors.clone(), sae.join, parts)?.measure(&trajectories)?;
         println!("{sae}\n{trajectories}");
@@ -113,4 +113,9 @@ impl Evaluate {
         }
         atomically(path, |out| out.write_all(text.as_bytes()))
     }
+}
+
+/// The k of a dictionary of so many latents that comes nearest to an L0.
+fn whole(l0: f64, latents: usize) -> usize {
+    (l0.round() as usize).clamp(1, latents)
 }

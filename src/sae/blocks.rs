@@ -92,11 +92,7 @@ impl Blocked {
             }
             runs.push(run);
         }
-        for i in 1..starts.len() {
-            starts[i] += starts[i - 1];
-        }
-        next.clone_from(starts);
-        let entries = starts.last().copied().unwrap_or(0);
+        let entries = begin(starts, next);
         picks.resize(entries, 0);
         values.resize(entries, 0.0);
         for (token, run) in runs.iter().enumerate() {
@@ -121,10 +117,7 @@ impl Blocked {
         for (row, e) in each() {
             starts[cell(row, e) + 1] += 1;
         }
-        for i in 1..starts.len() {
-            starts[i] += starts[i - 1];
-        }
-        next.clone_from(starts);
+        begin(starts, next);
         picks.resize(all.len(), 0);
         entry.resize(all.len(), 0);
         for (row, e) in each() {
@@ -215,6 +208,17 @@ impl Blocked {
             }
         }
     }
+}
+
+/// Turns numbers of entries, each one place late, into where entries begin, and lets the next begin there; returns how many
+/// there are.
+fn begin(starts: &mut [usize], next: &mut Vec<usize>) -> usize {
+    for i in 1..starts.len() {
+        starts[i] += starts[i - 1];
+    }
+    next.clear();
+    next.extend_from_slice(starts);
+    starts[starts.len() - 1]
 }
 
 /// How many of these rising latents, of so many, are below `latent`. Where they are spread evenly they are found at once; a

@@ -4,6 +4,8 @@ mod subject;
 
 use super::Quality;
 use super::recipe::Recipe;
+use super::report::columns;
+use super::residual::folder_of;
 use super::tensors::Arrays;
 use crate::activations::shard::atomically;
 use crate::activations::{Activations, Store, Trajectories};
@@ -103,16 +105,21 @@ impl Source {
     }
 }
 
+/// The configuration that is given, or else the one beside the SAE.
+fn config_of(sae: &Path, config: Option<&Path>) -> PathBuf {
+    config.map_or_else(|| sae.join(CONFIG), Path::to_path_buf)
+}
+
 /// What `config` names, or else the configuration beside the SAE.
 pub(crate) fn source(sae: &Path, config: Option<&Path>) -> Result<Source> {
-    let config = config.map_or_else(|| sae.join(CONFIG), Path::to_path_buf);
+    let config = config_of(sae, config);
     let origin = Config::read(&config)?.activations;
     Ok(Source { activations: origin.open()?, store: origin.store, config })
 }
 
 /// The trajectories that the configuration of an SAE names, as [`source`].
 pub(crate) fn trajectories(sae: &Path, config: Option<&Path>) -> Result<Trajectories> {
-    Config::read(&config.map_or_else(|| sae.join(CONFIG), Path::to_path_buf))?.activations.trajectories()
+    Config::read(&config_of(sae, config))?.activations.trajectories()
 }
 
 /// Where numbers are.
@@ -202,23 +209,19 @@ impl Train {
                 let trained = recipe.train(form, &config.activations.open()?)?;
                 trained.report().save(run.join(REPORT))?;
                 println!("{}\n{}", trained.sae, run.display());
-                print!("{}", table(&both(&trained.training, trained.held_out.as_ref())));
+                print!("{}", table(&columns(&trained.training, trained.held_out.as_ref())));
             }
             Subject::Tide(settings) => {
                 let trajectories = config.activations.trajectories()?;
-                let mut tide = settings.recipe(config.expansion, &trajectories)?;
-                tide.recipe = recipe;
-                let trained = tide.train(&trajectories)?;
+                let trained = settings.tide(recipe, &trajectories)?.train(&trajectories)?;
                 trained.report().save(run.join(REPORT))?;
                 println!("{}\n{}", trained.sae, run.display());
-                print!("{}", table(&both(&trained.training, trained.held_out.as_ref())));
+                print!("{}", table(&columns(&trained.training, trained.held_out.as_ref())));
             }
             Subject::Residualized(settings) => {
-                let mut residualized = settings.recipe(config.expansion);
-                residualized.recipe = recipe;
-                let trained = residualized.train(&config.activations.trajectories()?)?;
+                let trained = settings.residualized(recipe).train(&config.activations.trajectories()?)?;
                 for (i, dictionary) in trained.trainings.iter().enumerate() {
-                    let folder = if trained.trainings.len() > 1 { run.join(format!("step-{i}")) } else { run.clone() };
+                    let folder = folder_of(&run, i, trained.trainings.len());
                     dictionary.report().save(folder.join(REPORT))?;
                 }
                 println!("{}\n{}", trained.sae, run.display());
@@ -233,13 +236,6 @@ impl Train {
 
 /// The report in the folder of a run.
 const REPORT: &str = "report.html";
-
-/// Columns of a table.
-fn both<'a>(training: &'a Quality, held_out: Option<&'a Quality>) -> Vec<(&'static str, &'a Quality)> {
-    let mut columns = vec![("training", training)];
-    columns.extend(held_out.map(|q| ("held out", q)));
-    columns
-}
 
 /// Measures side by side, for a terminal.
 pub(crate) fn table(columns: &[(&str, &Quality)]) -> String {

@@ -75,6 +75,8 @@ pub(crate) struct OnDevice {
     dense: Dense,
     /// Whether the auxiliary loss reaches dead latents, as [`Rule::revives`] says.
     revives: bool,
+    /// λ of a term λ‖W_enc‖² of the loss, as [`Rule::weight_penalty`] says.
+    weight_penalty: f64,
     d: usize,
     latents: usize,
     /// `[latents, d]`, `[1, latents]`, `[latents, d]`, `[1, d]`.
@@ -123,6 +125,7 @@ impl OnDevice {
             device: device.clone(),
             dense,
             revives: rule.revives(),
+            weight_penalty: f64::from(rule.weight_penalty()),
             d,
             latents: n,
             w_enc: Learnt::new(&weights.w_enc, &moments[0], (n, d), device)?,
@@ -165,19 +168,11 @@ impl OnDevice {
         let xc = modulated.as_ref().map_or(&u, |modulated| &modulated.m).broadcast_sub(&self.b_dec.value)?;
         let p = xc.matmul(&w_enc.t()?)?.broadcast_add(&self.b_enc.value)?;
         // Codes, and 1 where there is one.
+        let these = |active: Tensor| -> Result<_> { Ok(((&p * &active)?, active)) };
         let (z, active) = match (&self.dense, &own[..]) {
-            (Dense::Largest { selection, .. }, _) => {
-                let active = selection.mask(&p)?;
-                ((&p * &active)?, active)
-            }
-            (Dense::Tide(of), _) => {
-                let active = Selection::Token(of.k_at(settings.progress, self.latents)).mask(&p)?;
-                ((&p * &active)?, active)
-            }
-            (Dense::Thresholds(_), [log_threshold]) => {
-                let active = ones(&p.broadcast_gt(&log_threshold.exp()?)?)?;
-                ((&p * &active)?, active)
-            }
+            (Dense::Largest { selection, .. }, _) => these(selection.mask(&p)?)?,
+            (Dense::Tide(of), _) => these(Selection::Token(of.k_at(settings.progress, self.latents)).mask(&p)?)?,
+            (Dense::Thresholds(_), [log_threshold]) => these(ones(&p.broadcast_gt(&log_threshold.exp()?)?)?)?,
             (Dense::Gated(_), [r_mag, b_mag]) => {
                 let a = p.broadcast_sub(&self.b_enc.value)?;
                 let z = a.broadcast_mul(&r_mag.exp()?)?.broadcast_add(b_mag)?.relu()?;
@@ -239,9 +234,11 @@ impl OnDevice {
             g_dec = (g_dec + z.t()?.matmul(&r)?)?;
         }
         let mut g_enc = slopes.t()?.matmul(&xc)?;
-        if let (Some(modulated), Some(behind)) = (&modulated, &behind) {
-            g_own.extend(modulated.gradients(&slopes.matmul(w_enc)?, behind)?);
-            g_enc = (g_enc + (w_enc * modulated.weight_penalty())?)?;
+        if self.weight_penalty > 0.0 {
+            g_enc = (g_enc + (w_enc * (self.weight_penalty * xc.elem_count() as f64))?)?;
+        }
+        if let Some(behind) = &behind {
+            g_own.extend(behind.gradients(&slopes.matmul(w_enc)?)?);
         }
         let all = slopes.sum_keepdim(0)?;
         let g_mean = (sum - all.matmul(w_enc)?)?;

@@ -56,10 +56,7 @@ impl Trained {
     /// What a notebook shows: the measures as a table.
     pub fn evcxr_display(&self) {
         println!("{}", self.sae);
-        match &self.held_out {
-            Some(held_out) => show_table(&[("training", &self.training), ("held out", held_out)]),
-            None => show_table(&[("training", &self.training)]),
-        }
+        show_table(&columns(&self.training, self.held_out.as_ref()));
         if let Some(Mixing { same_item, chance }) = self.mixing {
             println!("pairs of tokens of one item in a batch: {same_item:.5}, by chance {chance:.5}");
         }
@@ -105,6 +102,13 @@ pub(crate) fn parse(text: &str) -> Option<Vec<Row>> {
         })
     };
     lines.map(row).collect()
+}
+
+/// The measures of a training, as columns of a table.
+pub(crate) fn columns<'a>(training: &'a Quality, held_out: Option<&'a Quality>) -> Vec<(&'static str, &'a Quality)> {
+    let mut columns = vec![("training", training)];
+    columns.extend(held_out.map(|quality| ("held out", quality)));
+    columns
 }
 
 /// Prints measures side by side as an HTML table for a notebook.

@@ -28,6 +28,7 @@ pub use join::Join;
 pub use model::TrajectorySae;
 pub use predictors::Predictors;
 pub use quality::{StepQuality, TrajectoryQuality};
+pub(crate) use recipe::folder_of;
 pub use recipe::{Residualized, TrainedTrajectories};
 pub use spread::Spread;
 

@@ -166,9 +166,8 @@ impl Trainer {
         } else {
             second.sort(d);
         }
-        let mut fired = vec![false; latents];
-        main.codes.index.iter().for_each(|&j| fired[j as usize] = true);
-        listen(&mut self.silent, tokens, |j| fired[j]);
+        let counts = main.codes.counts();
+        listen(&mut self.silent, tokens, |j| counts[j] > 0);
         let (l0, dead) = (main.codes.l0(), dead.len() as f64 / latents as f64);
         let report = Step { loss, l0, dead, explained_variance: judged };
         self.update(&xc, found.sum, settings);

@@ -3,6 +3,7 @@
 use crate::activations::Trajectories;
 use crate::error::{Error, Result};
 use crate::sae::form::Form;
+use crate::sae::recipe::Recipe;
 use crate::sae::{Join, Modulation, Options, Prediction, Residualized, Terms, Tide};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -28,13 +29,12 @@ impl Subject {
         match sae.get("architecture").and_then(Value::as_str) {
             Some(TIDE) => settings(sae).map(Self::Tide),
             Some(RESIDUALIZED) => settings(sae).map(Self::Residualized),
-            _ => from_value(sae.clone()).map(Self::Single).map_err(|fault| {
-                let more = format!("{fault}; on trajectories: `{TIDE}`, `{RESIDUALIZED}`");
-                <Fault as serde::de::Error>::custom(if fault.to_string().contains("variant") {
-                    more
+            _ => from_value(sae.clone()).map(Self::Single).map_err(|fault: Fault| {
+                if fault.to_string().contains("variant") {
+                    serde::de::Error::custom(format!("{fault}; on trajectories: `{TIDE}`, `{RESIDUALIZED}`"))
                 } else {
-                    fault.to_string()
-                })
+                    fault
+                }
             }),
         }
     }
@@ -104,13 +104,15 @@ pub(super) struct TideSettings {
 }
 
 impl TideSettings {
-    /// The recipe for these trajectories.
-    pub(super) fn recipe(&self, expansion: usize, trajectories: &Trajectories) -> Result<Tide> {
+    /// What trains on these trajectories, with the options of `recipe`.
+    pub(super) fn tide(&self, recipe: Recipe, trajectories: &Trajectories) -> Result<Tide> {
         let modulation = match self.modulation {
             Begin::Identity => Modulation::identity(trajectories),
             Begin::Pretrained => pretrained(trajectories)?,
         };
-        let tide = Tide::new(expansion, self.k)
+        let mut tide = Tide::new(1, self.k);
+        tide.recipe = recipe;
+        let tide = tide
             .terms(self.terms)
             .modulation(modulation)
             .train_modulation(self.train_modulation)
@@ -164,13 +166,15 @@ pub(super) struct ResidualizedSettings {
 }
 
 impl ResidualizedSettings {
-    pub(super) fn recipe(&self, expansion: usize) -> Residualized {
-        let recipe = Residualized::new(expansion, self.k).prediction(self.prediction.clone());
-        let recipe = recipe.join(self.join.unwrap_or(Join::Concat));
+    /// What trains, with the options of `recipe`.
+    pub(super) fn residualized(&self, recipe: Recipe) -> Residualized {
+        let mut residualized = Residualized::new(1, self.k).prediction(self.prediction.clone());
+        residualized.recipe = recipe;
+        let residualized = residualized.join(self.join.unwrap_or(Join::Concat));
         match self.dictionary {
-            Dictionary::BatchTopK => recipe,
-            Dictionary::TopK => recipe.topk(),
-            Dictionary::Matryoshka => recipe.matryoshka(),
+            Dictionary::BatchTopK => residualized,
+            Dictionary::TopK => residualized.topk(),
+            Dictionary::Matryoshka => residualized.matryoshka(),
         }
     }
 }

@@ -33,7 +33,7 @@ impl<'a> Modulated<'a> {
     }
 
     /// What codes `z[tokens, latents]` leave; `b` is the decoder's bias `[1, d]`.
-    pub(super) fn left(&self, z: &Tensor, w_dec: &Tensor, b: &Tensor, progress: f32) -> Result<(Left, Behind)> {
+    pub(super) fn left(&self, z: &Tensor, w_dec: &Tensor, b: &Tensor, progress: f32) -> Result<(Left, Behind<'_>)> {
         let terms = &self.of.terms;
         let whole = (z.matmul(w_dec)?.broadcast_add(b)? - &self.m)?;
         let error = (&whole / &self.factor)?;
@@ -51,7 +51,7 @@ impl<'a> Modulated<'a> {
             slopes = (slopes + self.sparsity(z, self.of.k_at(progress, z.dim(1)?))?)?;
         }
         let (g_dec, sum) = (z.t()?.matmul(&r)?, r.sum_keepdim(0)?);
-        Ok((Left { r: error, sum, slopes, g_dec }, Behind { whole, decoded, half: r }))
+        Ok((Left { r: error, sum, slopes, g_dec }, Behind { before: self, whole, decoded, half: r }))
     }
 
     /// λ·steps/(steps − 1)·(2 z_t − z_{t−1} − z_{t+1}) of neighbouring steps of a token.
@@ -79,36 +79,34 @@ impl<'a> Modulated<'a> {
         let of_sum = (&all / sum.maximum(f32::MIN_POSITIVE)?)?;
         Ok(of_sum.broadcast_sub(&z.broadcast_mul(&(all / squares)?)?)?)
     }
-
-    /// What an encoder row is times in its own gradient: ½·B·d of the loss's 2λ.
-    pub(super) fn weight_penalty(&self) -> f64 {
-        f64::from(self.of.terms.weights) * self.u.elem_count() as f64
-    }
-
-    /// Gradients of scale and shift, where `h[tokens, d]` is what reaches m through the encoder.
-    pub(super) fn gradients(&self, h: &Tensor, behind: &Behind) -> Result<[Tensor; 2]> {
-        let (mut scale, mut shift) = ((h * self.u)?, h.clone());
-        if self.of.undo {
-            scale = (scale - (&behind.half * &behind.decoded)?)?;
-            shift = (shift - &behind.half)?;
-        }
-        let (tokens, d) = h.dims2()?;
-        let share = if self.of.train_modulation { 1.0 } else { 0.0 };
-        let of_steps = |rows: Tensor| -> Result<Tensor> {
-            Ok((rows.reshape((tokens / self.steps, self.steps, d))?.sum(0)? * share)?)
-        };
-        Ok([of_steps(scale)?, of_steps(shift)?])
-    }
 }
 
 /// A batch behind the decoder; what codes leave of it is x̂ − x.
-pub(super) struct Behind {
+pub(super) struct Behind<'a> {
+    before: &'a Modulated<'a>,
     /// m̂ − m, `[tokens, d]`.
     pub(super) whole: Tensor,
     /// What is compared: x̂, or m̂.
     decoded: Tensor,
     /// Half the gradient by m̂.
     half: Tensor,
+}
+
+impl Behind<'_> {
+    /// Gradients of scale and shift, where `h[tokens, d]` is what reaches m through the encoder.
+    pub(super) fn gradients(&self, h: &Tensor) -> Result<[Tensor; 2]> {
+        let Modulated { of, steps, u, .. } = *self.before;
+        let (mut scale, mut shift) = ((h * u)?, h.clone());
+        if of.undo {
+            scale = (scale - (&self.half * &self.decoded)?)?;
+            shift = (shift - &self.half)?;
+        }
+        let (tokens, d) = h.dims2()?;
+        let share = if of.train_modulation { 1.0 } else { 0.0 };
+        let of_steps =
+            |rows: Tensor| -> Result<Tensor> { Ok((rows.reshape((tokens / steps, steps, d))?.sum(0)? * share)?) };
+        Ok([of_steps(scale)?, of_steps(shift)?])
+    }
 }
 
 /// ½ d λ (cos·y/‖y‖² − x/(‖x‖‖y‖)) of every row.

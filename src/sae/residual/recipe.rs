@@ -9,6 +9,7 @@ use crate::sae::recipe::{Recipe, held_out, settings};
 use crate::sae::report::show_table;
 use crate::sae::{Trained, batch_topk, matryoshka, topk};
 use std::ops::Deref;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Trajectories of the training items on which the result is judged.
@@ -165,10 +166,7 @@ impl Residualized {
         let views = views(trajectories, &predictors, self.join);
         let mut trainings = Vec::with_capacity(views.len());
         for (i, view) in views.iter().enumerate() {
-            let folder = match (&self.recipe.folder, views.len()) {
-                (Some(folder), 1) => Some(folder.clone()),
-                (folder, _) => folder.as_ref().map(|f| f.join(format!("step-{i}"))),
-            };
+            let folder = self.recipe.folder.as_ref().map(|folder| folder_of(folder, i, views.len()));
             trainings.push(Recipe { expansion, folder, ..self.recipe.clone() }.train(&form, view)?);
         }
         let parts = trainings.iter().map(|t| t.sae.clone()).collect();
@@ -182,6 +180,11 @@ impl Residualized {
         }
         Ok(TrainedTrajectories { sae, trainings, training, held_out })
     }
+}
+
+/// Where the training of dictionary `i` of so many is kept in the folder of the whole.
+pub(crate) fn folder_of(folder: &Path, i: usize, dictionaries: usize) -> PathBuf {
+    if dictionaries > 1 { folder.join(format!("step-{i}")) } else { folder.to_path_buf() }
 }
 
 /// A trained SAE of trajectories with its report. It can stand wherever a [`TrajectorySae`] is asked for.

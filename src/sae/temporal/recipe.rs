@@ -7,7 +7,7 @@ use crate::activations::{Activations, Description, Rows, Trajectories};
 use crate::error::{Error, Result};
 use crate::sae::form::Form;
 use crate::sae::recipe::{Recipe, held_out, settings};
-use crate::sae::report::{csv, show_table};
+use crate::sae::report::{columns, csv, show_table};
 use crate::sae::training::End;
 use crate::sae::{Options, Quality, Row, Schedule};
 use std::ops::Deref;
@@ -204,9 +204,7 @@ impl TrainedTide {
     /// What a notebook shows: the measures as a table.
     pub fn evcxr_display(&self) {
         println!("{}", self.sae);
-        let mut columns = vec![("training", &self.training)];
-        columns.extend(self.held_out.as_ref().map(|h| ("held out", h)));
-        show_table(&columns);
+        show_table(&columns(&self.training, self.held_out.as_ref()));
     }
 
     /// The log as CSV, with a header line.
